@@ -1,0 +1,1 @@
+//! The RPC services and their listeners.

@@ -1,0 +1,17 @@
+//! The gateway and the command line of OpenShell sandboxes.
+//!
+//! Dependencies point one way: `api → session → sandbox → {identity, rotation}`. Drivers and stores implement
+//! traits that `sandbox` and `rotation` declare; only [`gateway`] names concrete ones.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod command;
+pub mod config;
+pub mod driver;
+pub mod gateway;
+pub mod identity;
+pub mod rotation;
+pub mod sandbox;
+pub mod session;
+pub mod store;

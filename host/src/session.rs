@@ -1,0 +1,1 @@
+//! Supervisor sessions and their relays.

@@ -1,0 +1,17 @@
+//! Compiles the `.proto` files with protox, so that no `protoc` is needed, and keeps the descriptor set:
+//! the gateway's guard table is tested against it.
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["openshell/v1/openshell.proto", "openshell/vm/v1/vm.proto"];
+    println!("cargo::rerun-if-changed=openshell");
+    let descriptors = protox::compile(files, ["."])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .bytes(".openshell.v1.RelayFrame")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The boot spec: what a guest is told before it has a session, as `boot.json` in its identity directory.
+//!
+//! The guest pulls it, so that nothing secret is on a kernel command line and a VM can boot while its gateway is
+//! away. Fields are added, never changed; an agent ignores those it does not know.
+
+use std::collections::BTreeMap;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+/// See the module.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BootSpec {
+    /// The sandbox that this guest is.
+    pub sandbox_id: Uuid,
+    /// `<boot counter>-<uuid>`, new with every start of the compute; fences late words of an earlier boot.
+    pub instance_id: String,
+    /// Host name of the guest: the sandbox's name.
+    pub hostname: String,
+    /// Where the gateway is: `vsock://2:<port>` or `unix:///path`.
+    pub endpoint: String,
+    /// The host's wall clock when the compute was started, in milliseconds since the epoch. The guest's clock is
+    /// never set back behind it.
+    pub wall_time_ms: u64,
+    /// Private host key of the SSH server that is reached by relay (OpenSSH format).
+    #[serde(serialize_with = "expose")]
+    pub ssh_host_key: SecretString,
+    /// The workload's user.
+    pub user: WorkloadUser,
+    /// What the sandbox runs; without it the agent idles, and the sandbox lives until it is stopped.
+    pub main: Option<MainProcess>,
+    /// Added to the environment of the main process and of every exec.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Under whose ids the workload runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadUser {
+    /// User id; never 0.
+    pub uid: u32,
+    /// Group id; never 0.
+    pub gid: u32,
+}
+
+/// The user where nothing else is said; the images of this project have it as `sandbox`.
+pub const DEFAULT_USER: WorkloadUser = WorkloadUser { uid: 1000, gid: 1000 };
+
+/// The process that a sandbox exists for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MainProcess {
+    /// Program and arguments, exactly; no shell in between. Never empty.
+    pub argv: Vec<String>,
+    /// On a terminal, or on pipes.
+    pub tty: bool,
+    /// Start only once somebody is attached.
+    pub await_attachment: bool,
+}
+
+/// The only way by which a secret leaves its type: into the identity directory.
+fn expose<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    use secrecy::ExposeSecret;
+    serializer.serialize_str(secret.expose_secret())
+}

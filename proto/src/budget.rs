@@ -1,0 +1,125 @@
+//! The numbers of the token path, the session and the lifecycle.
+//!
+//! Those that follow from the token's time to live are functions of it. The assertions at the end are taken at
+//! the smallest TTL, where they bind.
+
+use std::time::Duration;
+
+/// The shortest token TTL that a gateway accepts.
+pub const TTL_MIN: Duration = Duration::from_secs(30);
+/// The TTL where nothing is configured.
+pub const TTL_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// The longest token TTL that a gateway accepts. There is no "never".
+pub const TTL_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// For how long a guest may trust a directory entry of a libkrun virtio-fs share (fixed in libkrun 1.19).
+/// Listing the directory refreshes its entries at once; the schedule holds even for a reader that does not list.
+pub const SHARE_ENTRY_LIFETIME: Duration = Duration::from_secs(5);
+
+/// Missed heartbeats after which either side gives a session up.
+pub const HEARTBEATS_MISSED: u32 = 3;
+
+/// First delay before a reconnect; doubles up to [`RECONNECT_MAX`], full jitter.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(100);
+/// The cap of the delay before a reconnect.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// A new connection on a per-VM socket must make a valid RPC within this time, or it is closed.
+pub const FIRST_RPC: Duration = Duration::from_secs(2);
+/// Connections that one VM may hold open at a time.
+pub const CONNECTIONS_PER_VM: usize = 8;
+/// HTTP/2 connection window on per-VM sockets. Smaller than the vmm's socket buffer: an honest agent can then
+/// never fill the pipe, and a full pipe freezes the whole VM.
+pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
+/// HTTP/2 stream window on per-VM sockets.
+pub const VM_STREAM_WINDOW: u32 = 64 * 1024;
+/// The default size of a unix socket's send buffer (`net.core.wmem_default`), which libkrun leaves alone.
+pub const VMM_SOCKET_BUFFER: u32 = 208 * 1024;
+/// The largest chunk of bytes in one relay frame.
+pub const RELAY_CHUNK: usize = 32 * 1024;
+
+/// How long the agent waits for the answer to a hello; a vsock connect succeeds even where nobody listens.
+pub const HELLO: Duration = Duration::from_secs(5);
+/// How long either side waits for any other unary RPC of the session.
+pub const UNARY: Duration = Duration::from_secs(5);
+/// How long the gateway waits for an agent to open a relay.
+pub const RELAY_OPEN: Duration = Duration::from_secs(10);
+
+/// From create to session up, where nothing is configured. Slow (emulated) hosts configure more.
+pub const PROVISIONING: Duration = Duration::from_secs(60);
+/// What a guest may use to end its processes and to power off.
+pub const STOP_GUEST: Duration = Duration::from_secs(10);
+/// After which the host kills the vmm.
+pub const STOP_HOST: Duration = Duration::from_secs(15);
+
+/// The longest token file that is read, in bytes.
+pub const TOKEN_FILE_MAX: usize = 8 * 1024;
+/// The longest boot spec that is read, in bytes.
+pub const BOOT_SPEC_MAX: usize = 1024 * 1024;
+/// The console ring of one VM, in bytes.
+pub const CONSOLE_RING: usize = 1024 * 1024;
+/// What a main process may have written and is replayed to whoever attaches, in bytes.
+pub const MAIN_OUTPUT_RING: usize = 1024 * 1024;
+
+/// Generations reserved in the store at a time; a publish inside a block needs no durable write.
+pub const GENERATION_BLOCK: u64 = 256;
+
+/// The interval of heartbeats: min(15 s, TTL / 15).
+pub const fn heartbeat(ttl: Duration) -> Duration {
+    min(Duration::from_secs(15), Duration::from_millis(ttl.as_millis() as u64 / 15))
+}
+
+/// Tolerance when `exp` and `iat` are checked: min(5 s, TTL / 10).
+pub const fn leeway(ttl: Duration) -> Duration {
+    min(Duration::from_secs(5), Duration::from_millis(ttl.as_millis() as u64 / 10))
+}
+
+/// The earliest age at which a token is replaced: 45 % of its life.
+pub const fn rotate_from(ttl: Duration) -> Duration {
+    Duration::from_millis(ttl.as_millis() as u64 * 45 / 100)
+}
+
+/// The latest age at which a token is replaced: 55 % of its life.
+pub const fn rotate_until(ttl: Duration) -> Duration {
+    Duration::from_millis(ttl.as_millis() as u64 * 55 / 100)
+}
+
+/// The age at which the agent reads again even if no heartbeat told it to: 60 % of the token's life.
+pub const fn reread_at(ttl: Duration) -> Duration {
+    Duration::from_millis(ttl.as_millis() as u64 * 60 / 100)
+}
+
+/// How often every identity directory is compared with what should be in it: min(30 s, TTL / 4).
+pub const fn audit_interval(ttl: Duration) -> Duration {
+    min(Duration::from_secs(30), Duration::from_millis(ttl.as_millis() as u64 / 4))
+}
+
+/// How long a sandbox may be without a session, its vmm alive, before it is restarted by policy: max(5 min, TTL).
+pub const fn disconnected_restart(ttl: Duration) -> Duration {
+    let five_minutes = Duration::from_secs(300);
+    if ttl.as_millis() > five_minutes.as_millis() { ttl } else { five_minutes }
+}
+
+const fn min(a: Duration, b: Duration) -> Duration {
+    if a.as_nanos() < b.as_nanos() { a } else { b }
+}
+
+// A token that was published at the latest moment is seen before its predecessor ends, even by a reader with a
+// stale directory entry that misses one heartbeat.
+const _: () = assert!(
+    rotate_until(TTL_MIN).as_millis()
+        <= TTL_MIN.as_millis()
+            - (SHARE_ENTRY_LIFETIME.as_millis() + 2 * heartbeat(TTL_MIN).as_millis() + leeway(TTL_MIN).as_millis())
+);
+// The agent's own timer comes after the rotation that it makes up for, and leaves time to present what it finds.
+const _: () = assert!(reread_at(TTL_MIN).as_millis() > rotate_until(TTL_MIN).as_millis());
+const _: () = assert!(
+    reread_at(TTL_MIN).as_millis() + SHARE_ENTRY_LIFETIME.as_millis() + UNARY.as_millis() < TTL_MIN.as_millis()
+);
+// An audit heals a directory in time.
+const _: () = assert!(rotate_until(TTL_MIN).as_millis() + audit_interval(TTL_MIN).as_millis() < TTL_MIN.as_millis());
+// An honest agent cannot fill the pipe.
+const _: () = assert!(VM_CONNECTION_WINDOW < VMM_SOCKET_BUFFER && VM_STREAM_WINDOW <= VM_CONNECTION_WINDOW);
+const _: () = assert!(RELAY_CHUNK < VM_STREAM_WINDOW as usize);
+// The host waits longer than the guest needs.
+const _: () = assert!(STOP_HOST.as_millis() > STOP_GUEST.as_millis());

@@ -1,0 +1,42 @@
+//! The contracts between gateway, vmm and agent.
+//!
+//! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
+//! the documents that are handed over as JSON ([`boot`], [`vmm`]), the places inside a guest ([`layout`]), the
+//! numbers ([`budget`]) and the versions ([`version`]). Numbers that depend on each other are tied by assertions
+//! which fail the build.
+
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod budget;
+pub mod layout;
+pub mod version;
+pub mod vmm;
+
+/// Generated messages, clients and servers.
+pub mod openshell {
+    /// `openshell.v1`: the public API and the session of an agent.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("openshell.v1");
+    }
+    /// `openshell.datamodel.v1`: what every stored object has.
+    pub mod datamodel {
+        /// See the parent.
+        #[allow(missing_docs, clippy::all)]
+        pub mod v1 {
+            tonic::include_proto!("openshell.datamodel.v1");
+        }
+    }
+    /// `openshell.vm.v1`: `Sync`.
+    pub mod vm {
+        /// See the parent.
+        #[allow(missing_docs, clippy::all)]
+        pub mod v1 {
+            tonic::include_proto!("openshell.vm.v1");
+        }
+    }
+}
+
+/// The serialized `FileDescriptorSet` of all served services, for tests and for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
