@@ -1,0 +1,54 @@
+//! From a record to running compute: places, listener, identity directory, vmm, in this order.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::driver::Compute;
+use super::record::Record;
+use super::task::Deps;
+use super::view::boot_spec;
+use crate::rotation::rotor::Enrolment;
+
+/// How long the end of an earlier boot's compute is waited for.
+const EARLIER_BOOT: Duration = Duration::from_secs(5);
+
+/// Starts the record's current boot. On success the floor is the first generation of this boot: no token of an
+/// earlier one is accepted any more.
+///
+/// # Errors
+/// Act, object and cause of the step that failed; what earlier steps made is overwritten by the next launch and
+/// removed by a delete.
+pub async fn launch(deps: &Deps, record: &mut Record) -> Result<(), String> {
+    let id = record.id;
+    if deps.driver.is_running(id) {
+        let gone = timeout(EARLIER_BOOT, deps.driver.wait_gone(id)).await;
+        gone.map_err(|_| format!("the compute of an earlier boot of {} did not end within {EARLIER_BOOT:?}", record.name))?;
+    }
+    let places = deps.driver.prepare(id).map_err(|e| e.to_string())?;
+    deps.link.open(id, &places.socket)?;
+    let host_key = deps.host_keys.private(id)?;
+    let enrolment = Enrolment {
+        sandbox_id: id,
+        directory: places.directory,
+        owner: places.owner,
+        boot_spec: boot_spec(record, places.endpoint, host_key, deps.clock.wall_ms()),
+    };
+    let rotation = deps.rotation.clone();
+    let published = tokio::task::spawn_blocking(move || rotation.enroll(enrolment))
+        .await
+        .map_err(|e| format!("publishing the first token panicked: {e}"))?
+        .map_err(|e| e.to_string())?;
+    record.floor = published.generation;
+    deps.driver.start(&compute(record), &record.instance_id).await.map_err(|e| e.to_string())
+}
+
+/// What the driver is asked for.
+pub fn compute(record: &Record) -> Compute {
+    Compute {
+        sandbox_id: record.id,
+        image: record.spec.image.clone(),
+        vcpus: record.spec.vcpus,
+        memory_mib: record.spec.memory_mib,
+    }
+}
