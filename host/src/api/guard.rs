@@ -1,0 +1,134 @@
+//! In front of every RPC: who is calling, and may they?
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use super::refusals::Refusals;
+use crate::identity::guard::{permits, rule};
+use crate::identity::principal::{Principal, Transport, authenticate};
+use crate::identity::verify::{PUBLIC_REFUSAL, Verifier};
+use crate::rotation::leases::Lease;
+use crate::rotation::receipts::Receipts;
+use crate::rotation::rotor::Clock;
+use crate::sandbox::registry::Registry;
+
+/// What authentication works with.
+pub struct Authority {
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Knows which sandboxes exist, and their floors.
+    pub registry: Registry,
+    /// Learns which generations are presented.
+    pub receipts: Arc<Receipts>,
+    /// Learns what is refused.
+    pub refusals: Arc<Refusals>,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A service behind the guard, for one connection.
+#[derive(Clone)]
+pub struct Guarded<S> {
+    inner: S,
+    authority: Arc<Authority>,
+    transport: Transport,
+    lease: Option<Lease>,
+}
+
+impl<S> Guarded<S> {
+    /// `lease` is that of the connection, where it is a sandbox's.
+    pub fn new(inner: S, authority: Arc<Authority>, transport: Transport, lease: Option<Lease>) -> Self {
+        Self { inner, authority, transport, lease }
+    }
+
+    /// The principal that may make this request, or the answer to one who may not.
+    fn admit(&self, request: &Request<Incoming>) -> Result<Principal, Status> {
+        let path = request.uri().path();
+        let rule = rule(path).ok_or_else(|| Status::unimplemented(format!("{path} is not served by this gateway")))?;
+        let bearer = bearer(request)?;
+        let authority = &self.authority;
+        let now = authority.clock.wall_ms() / 1000;
+        let floor = |id| authority.registry.floor(id);
+        let principal = authenticate(&self.transport, bearer, &authority.verifier, now, &floor).map_err(|refusal| {
+            self.refused(path, refusal.reason());
+            Status::unauthenticated(PUBLIC_REFUSAL)
+        })?;
+        self.heard(&principal);
+        permits(rule, &principal).map_err(|denial| {
+            self.refused(path, denial.reason());
+            match principal {
+                Principal::Anonymous => Status::unauthenticated(PUBLIC_REFUSAL),
+                _ => Status::permission_denied(format!("{path} is not for this caller")),
+            }
+        })?;
+        Ok(principal)
+    }
+
+    /// A token that was accepted extends the lease of its connection, and shows that its generation has arrived.
+    fn heard(&self, principal: &Principal) {
+        let Principal::Sandbox { id, claims } = principal else { return };
+        if let Some(lease) = &self.lease {
+            lease.extend(claims.exp);
+        }
+        let receipt = self.authority.receipts.presented(*id, claims.generation, Instant::now());
+        if let Some(delay) = receipt {
+            tracing::info!(sandbox = %id, generation = claims.generation, jti = %claims.jti,
+                delay_ms = delay.as_millis() as u64, "audit: first presentation");
+        }
+    }
+
+    fn refused(&self, path: &str, reason: &str) {
+        match self.transport {
+            Transport::Vm { sandbox_id } => {
+                self.authority.refusals.note(sandbox_id, format!("{path}: {reason}"), Instant::now());
+            }
+            Transport::LocalUser { uid } => tracing::warn!(uid, path, reason, "audit: refused"),
+        }
+    }
+}
+
+/// The bearer of a request; more than one, or one that is not text, is nobody's.
+fn bearer(request: &Request<Incoming>) -> Result<Option<&str>, Status> {
+    let mut values = request.headers().get_all(http::header::AUTHORIZATION).iter();
+    let refused = || Status::unauthenticated(PUBLIC_REFUSAL);
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(refused());
+    }
+    let text = value.to_str().map_err(|_| refused())?;
+    text.strip_prefix("Bearer ").map(Some).ok_or_else(refused)
+}
+
+impl<S> Service<Request<Incoming>> for Guarded<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        match self.admit(&request) {
+            Ok(principal) => {
+                request.extensions_mut().insert(principal);
+                Box::pin(self.inner.call(request))
+            }
+            Err(status) => Box::pin(async move { Ok(status.into_http()) }),
+        }
+    }
+}
