@@ -17,6 +17,7 @@
 pub mod claims;
 pub mod compact;
 pub mod guard;
+pub mod host_key;
 pub mod keys;
 pub mod mint;
 pub mod principal;
