@@ -1,1 +1,3 @@
 //! What a sandbox is, and who decides about it.
+
+pub mod driver;
