@@ -1,11 +1,6 @@
 //! Does KVM work? Asked once per boot of the host, by booting a guest; only a yes is remembered.
 
-use std::{
-    fs,
-    path::Path,
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use proto::vmm::Failure;
 use tokio::{process::Command, time::timeout};
