@@ -1,7 +1,7 @@
 //! The contracts between gateway, vmm and agent.
 //!
 //! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
-//! the documents that are handed over as JSON ([`boot`], [`vmm`]), the places inside a guest ([`layout`]), the
+//! the documents that are handed over as JSON ([`boot`], [`exec`], [`vmm`]), the places inside a guest ([`layout`]), the
 //! numbers ([`budget`]) and the versions ([`version`]). Numbers that depend on each other are tied by assertions
 //! which fail the build.
 
@@ -9,6 +9,7 @@
 
 pub mod boot;
 pub mod budget;
+pub mod exec;
 pub mod layout;
 pub mod version;
 pub mod vmm;
