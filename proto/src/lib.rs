@@ -10,11 +10,8 @@
 pub mod annotation;
 pub mod boot;
 pub mod budget;
-<<<<<<< HEAD
 pub mod console;
-=======
 pub mod exec;
->>>>>>> agent
 pub mod layout;
 pub mod version;
 pub mod vmm;

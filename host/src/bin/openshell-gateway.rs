@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.flags.detached {
         // Whoever started us may close its terminal. Fails only where we lead a process group already.
-        drop(rustix::process::setsid());
+        let _leader_already = rustix::process::setsid();
     }
     let environment = match Environment::of_process() {
         Ok(environment) => environment,
