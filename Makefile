@@ -53,7 +53,7 @@ test-vm: build-test
 	e2e/run-with-kvm --test vm
 
 bench: build-test build
-	e2e/run-with-kvm target/release/bench
+	OPENSHELL_DIST=$(CURDIR)/$(DIST) e2e/run-with-kvm target/release/bench
 
 lint:
 	$(CARGO) fmt --check
