@@ -61,7 +61,7 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = tokio::select! {
             client = gateway.client(console) => client?,
             signal = signals.next() => return Ok(signal.code()),

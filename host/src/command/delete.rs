@@ -37,7 +37,7 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = gateway.client(console).await?;
         let mut first_failure = None;
         for name in &self.names {
