@@ -113,7 +113,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let outcome = CommandLine::from_arg_matches(&matches)
         .map_err(|error| CommandError::new(ExitCode::Usage, error.to_string()))
-        .and_then(|line| prepare(line));
+        .and_then(prepare);
     outcome.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "error: {error}");
         error.code.code()
@@ -135,24 +135,28 @@ fn prepare(line: CommandLine) -> Result<u8, CommandError> {
 }
 
 async fn run(line: CommandLine, environment: &Environment, console: &mut Console) -> Result<u8, CommandError> {
+    // Only for verbs that talk to one: `gateway run` has a configuration of its own.
     let gateway = || Gateway::find(line.gateway_socket.clone(), environment);
     match &line.noun {
-        Noun::Sandbox(verb) | Noun::Vm(verb) => {
-            let gateway = gateway()?;
-            match verb {
-                SandboxVerb::Create(verb) => verb.run(&gateway, console).await,
-                SandboxVerb::List(verb) => verb.run(&gateway, console).await,
-                SandboxVerb::Get(verb) => verb.run(&gateway, console).await,
-                SandboxVerb::Exec(verb) => verb.run(&gateway, console).await,
-                SandboxVerb::Attach(verb) => verb.run(&gateway, console).await,
-                SandboxVerb::Stop(verb) => verb.run(&gateway, console).await,
-                SandboxVerb::Start(verb) => verb.run(&gateway, console).await,
-                SandboxVerb::Delete(verb) => verb.run(&gateway, console).await,
-            }
-        }
+        Noun::Sandbox(verb) | Noun::Vm(verb) => verb.run(&gateway()?, console).await,
         Noun::Gateway(gateway::GatewayVerb::Run(verb)) => verb.run(environment),
         Noun::Gateway(gateway::GatewayVerb::Status(verb)) => verb.run(&gateway()?, console).await,
         Noun::Token(TokenVerb::Inspect(verb)) => verb.run(&gateway()?, console).await,
+    }
+}
+
+impl SandboxVerb {
+    async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
+        match self {
+            Self::Create(verb) => verb.run(gateway, console).await,
+            Self::List(verb) => verb.run(gateway, console).await,
+            Self::Get(verb) => verb.run(gateway, console).await,
+            Self::Exec(verb) => verb.run(gateway, console).await,
+            Self::Attach(verb) => verb.run(gateway, console).await,
+            Self::Stop(verb) => verb.run(gateway, console).await,
+            Self::Start(verb) => verb.run(gateway, console).await,
+            Self::Delete(verb) => verb.run(gateway, console).await,
+        }
     }
 }
 

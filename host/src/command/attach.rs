@@ -10,7 +10,6 @@ use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
 use super::get;
-use super::signals::Signals;
 use super::stream::{self, Ended};
 
 #[derive(Debug, Args)]
@@ -21,7 +20,7 @@ pub(crate) struct Attach {
 
 impl Attach {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = gateway.client(console).await?;
         let name = &self.sandbox.name;
         let spec = get::sandbox(&mut client, name).await?.spec.unwrap_or_default();

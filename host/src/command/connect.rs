@@ -85,7 +85,8 @@ impl Gateway {
                 Reached::Silent(cause) => cause,
             };
             if began.elapsed() > START {
-                let waited = format!("gave up after {START:?} waiting for a gateway on {}: {state}", self.socket.display());
+                let waited =
+                    format!("gave up after {START:?} waiting for a gateway on {}: {state}", self.socket.display());
                 return Err(match &starting {
                     Some(starting) => starting.late(waited),
                     None => CommandError::new(ExitCode::GatewayUnavailable, waited),
@@ -119,7 +120,9 @@ impl Gateway {
             let socket = self.socket.display();
             return Err(CommandError::new(
                 ExitCode::GatewayUnavailable,
-                format!("no gateway listens on {socket}: {cause}; start it, or unset {SOCKET_VARIABLE} to have one started"),
+                format!(
+                    "no gateway listens on {socket}: {cause}; start it, or unset {SOCKET_VARIABLE} to have one started"
+                ),
             ));
         };
         match starting {
@@ -149,7 +152,8 @@ impl Gateway {
             }
             Err(cause) => {
                 let socket = self.socket.display();
-                let message = format!("failed to connect to the gateway on {socket}: {cause}; it serves its own user only");
+                let message =
+                    format!("failed to connect to the gateway on {socket}: {cause}; it serves its own user only");
                 return Err(CommandError::new(ExitCode::GatewayUnavailable, message));
             }
         }
@@ -175,11 +179,6 @@ impl Gateway {
 
 #[cfg(test)]
 impl Gateway {
-    /// One that listens on `socket` and cannot be started.
-    pub(crate) fn at(socket: PathBuf) -> Self {
-        Self { socket, starter: None }
-    }
-
     /// One that `program` starts.
     pub(crate) fn started_by(socket: PathBuf, program: PathBuf, state_dir: PathBuf) -> Self {
         let uid = rustix::process::geteuid().as_raw();

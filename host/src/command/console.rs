@@ -1,9 +1,12 @@
-//! The three standard streams, as an argument.
+//! The three standard streams, and signals, as an argument.
 
 use std::io;
 use std::io::IsTerminal as _;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+
+use super::failure::CommandError;
+use super::signals::Signals;
 
 /// Which of the standard streams are terminals.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,6 +24,7 @@ pub(crate) struct Console {
     stderr: Box<dyn AsyncWrite + Send + Unpin>,
     pub(crate) terminals: Terminals,
     line_started: bool,
+    signals: Option<Signals>,
 }
 
 impl Console {
@@ -40,7 +44,18 @@ impl Console {
         terminals: Terminals,
     ) -> Self {
         let (stdin, stdout, stderr) = (Some(Box::new(stdin) as _), Box::new(stdout), Box::new(stderr));
-        Self { stdin, stdout, stderr, terminals, line_started: false }
+        Self { stdin, stdout, stderr, terminals, line_started: false, signals: None }
+    }
+
+    /// Signals to this process; handled from the first call on.
+    pub(crate) fn signals(&mut self) -> Result<Signals, CommandError> {
+        self.signals.take().map_or_else(Signals::listen, Ok)
+    }
+
+    /// With signals from elsewhere.
+    #[cfg(test)]
+    pub(crate) fn with_signals(self, signals: Signals) -> Self {
+        Self { signals: Some(signals), ..self }
     }
 
     /// Bytes of a command on standard output.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use proto::openshell::datamodel::v1::ObjectMeta;
 use proto::openshell::v1::{
     CreateSandboxRequest, ExecSandboxRequest, Sandbox, SandboxPhase, SandboxSpec, SandboxTemplate,
 };
@@ -18,11 +19,11 @@ use super::console::Console;
 use super::delete;
 use super::exit::ExitCode;
 use super::failure::CommandError;
+use super::name;
 use super::signals::Signals;
 use super::stream::{self, Ended};
 use super::view;
 use super::watch::{Wait, Waited};
-use super::name;
 
 /// How long the gateway may take to accept a sandbox; the boot comes after.
 const ACCEPT: Duration = Duration::from_secs(30);
@@ -60,20 +61,20 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = tokio::select! {
             client = gateway.client(console) => client?,
             signal = signals.next() => return Ok(signal.code()),
         };
         // A signal is looked at after the answer: what was created has to be known to be deleted.
         let sandbox = self.create(&mut client, self.request(console)).await?;
-        let name = sandbox.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+        let ObjectMeta { name, id, .. } = sandbox.metadata.clone().unwrap_or_default();
         let used = self.use_it(&mut client, console, &mut signals, &name, &sandbox).await;
         if !self.no_keep {
             return self.keep(used, &name, console).await;
         }
         // From here on no signal is looked at any more: deleting goes on to its end.
-        let deleted = delete::to_the_end(gateway, console, &name).await;
+        let deleted = delete::to_the_end(gateway, console, &name, &id).await;
         match (used, deleted) {
             (Ok(used), Ok(())) => Ok(used.code()),
             (Ok(Use::Ended(0)), Err(error)) | (Err(error), Ok(())) => Err(error),
@@ -87,7 +88,12 @@ impl Create {
         }
     }
 
-    async fn keep(&self, used: Result<Use, CommandError>, name: &str, console: &mut Console) -> Result<u8, CommandError> {
+    async fn keep(
+        &self,
+        used: Result<Use, CommandError>,
+        name: &str,
+        console: &mut Console,
+    ) -> Result<u8, CommandError> {
         match used {
             Ok(Use::Ended(code)) => Ok(code),
             Ok(Use::Interrupted(signal)) => {
@@ -96,7 +102,8 @@ impl Create {
                 Ok(signal.code())
             }
             Err(error) => {
-                let remedy = format!("sandbox `{name}` is kept for inspection; `openshell sandbox delete {name}` deletes it");
+                let remedy =
+                    format!("sandbox `{name}` is kept for inspection; `openshell sandbox delete {name}` deletes it");
                 Err(CommandError::new(error.code, format!("{error}\n{remedy}")))
             }
         }
@@ -111,11 +118,8 @@ impl Create {
             let limits = Value { kind: Some(Kind::StructValue(Struct { fields: limits })) };
             Struct { fields: BTreeMap::from([("limits".to_owned(), limits)]) }
         });
-        let template = SandboxTemplate {
-            image: self.from.clone().unwrap_or_default(),
-            resources,
-            ..SandboxTemplate::default()
-        };
+        let template =
+            SandboxTemplate { image: self.from.clone().unwrap_or_default(), resources, ..SandboxTemplate::default() };
         let spec = SandboxSpec {
             environment: self.env.to_map(),
             template: Some(template),
@@ -146,7 +150,8 @@ impl Create {
                 },
                 Ok(Err(status)) => status,
                 Err(_) => {
-                    let cause = format!("no answer within {ACCEPT:?}; `openshell sandbox list` tells whether it exists");
+                    let cause =
+                        format!("no answer within {ACCEPT:?}; `openshell sandbox list` tells whether it exists");
                     return Err(CommandError::new(ExitCode::Timeout, format!("failed to {act}: {cause}")));
                 }
             };
@@ -210,9 +215,8 @@ pub(crate) async fn ready(
     let name = &metadata.name;
     let what = format!("waiting for sandbox `{name}` to be ready");
     let wait = Wait { name, what, since: metadata.resource_version, within };
-    let failed = |code, cause: &str| {
-        Err(CommandError::new(code, format!("sandbox `{name}` did not become ready: {cause}")))
-    };
+    let failed =
+        |code, cause: &str| Err(CommandError::new(code, format!("sandbox `{name}` did not become ready: {cause}")));
     let decided = wait.until(client, console, signals, |sandbox| match view::phase(sandbox) {
         SandboxPhase::Ready | SandboxPhase::Completed => Some(Ok(())),
         SandboxPhase::Error => Some(Err(view::evidence(sandbox))),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clap::Args;
-use proto::openshell::v1::{DeleteSandboxRequest, DeletionOutcome, SandboxPhase};
+use proto::openshell::v1::{DeleteSandboxRequest, DeletionOutcome, GetSandboxRequest, Sandbox, SandboxPhase};
 use tokio::time::{Instant, timeout_at};
-use tonic::Code;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::arguments::{duration, workspace};
@@ -13,6 +13,7 @@ use super::connect::{Client, Gateway};
 use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
+use super::get::{ANSWER, late};
 use super::signals::Signals;
 use super::view;
 use super::watch::{Wait, Waited};
@@ -36,7 +37,7 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = gateway.client(console).await?;
         let mut first_failure = None;
         for name in &self.names {
@@ -61,15 +62,15 @@ impl Delete {
         signals: &mut Signals,
         name: &str,
     ) -> Result<Option<ExitCode>, CommandError> {
-        let told = match ask(client, name, self.if_exists).await? {
+        let (outcome, id) = ask(client, name, self.if_exists).await?;
+        let told = match outcome {
             DeletionOutcome::AlreadyAbsent => format!("Sandbox {name} does not exist"),
             DeletionOutcome::Completed => format!("Deleted sandbox {name}"),
             _ => {
                 let what = format!("waiting for sandbox `{name}` to be deleted");
                 let wait = Wait { name, what, since: 0, within: self.timeout };
-                // A name may be taken again at once: what is not being deleted is another one.
-                let another = |phase| !matches!(phase, SandboxPhase::Deleting | SandboxPhase::Error);
-                let decide = |sandbox: &_| another(view::phase(sandbox)).then_some(());
+                // A name may be taken again at once.
+                let decide = |sandbox: &Sandbox| (!is(sandbox, &id)).then_some(());
                 match wait.until(client, console, signals, decide).await? {
                     Waited::Interrupted(signal) => return Ok(Some(signal)),
                     Waited::Gone | Waited::Met(()) => format!("Deleted sandbox {name}"),
@@ -81,31 +82,36 @@ impl Delete {
     }
 }
 
-async fn ask(client: &mut Client, name: &str, allow_missing: bool) -> Result<DeletionOutcome, CommandError> {
+fn is(sandbox: &Sandbox, id: &str) -> bool {
+    sandbox.metadata.as_ref().is_some_and(|metadata| metadata.id == id)
+}
+
+fn request(name: &str, allow_missing: bool) -> DeleteSandboxRequest {
+    let request_id = Uuid::new_v4().to_string();
+    DeleteSandboxRequest { name: name.to_owned(), workspace_scope: workspace(), allow_missing, request_id }
+}
+
+/// What became of it, and the id of what is being deleted.
+async fn ask(client: &mut Client, name: &str, missing: bool) -> Result<(DeletionOutcome, String), CommandError> {
     let act = format!("delete sandbox `{name}`");
-    let request = DeleteSandboxRequest {
-        name: name.to_owned(),
-        workspace_scope: workspace(),
-        allow_missing,
-        request_id: Uuid::new_v4().to_string(),
-    };
-    match tokio::time::timeout(TO_THE_END, client.delete_sandbox(request)).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner().outcome()),
-        Ok(Err(status)) => Err(CommandError::of_status(&act, &status)),
-        Err(_) => {
-            Err(CommandError::new(ExitCode::Timeout, format!("failed to {act}: no answer within {TO_THE_END:?}")))
-        }
-    }
+    let answer = tokio::time::timeout(ANSWER, client.delete_sandbox(request(name, missing))).await;
+    let answer = answer.map_err(|_| late(&act))?.map_err(|status| CommandError::of_status(&act, &status))?.into_inner();
+    Ok((answer.outcome(), answer.sandbox_id))
 }
 
 /// Deletes a sandbox whatever happens meanwhile: signals are not looked at, a gateway that went away is waited for
 /// (or started again), and standard output may be closed.
-pub(crate) async fn to_the_end(gateway: &Gateway, console: &mut Console, name: &str) -> Result<(), CommandError> {
+pub(crate) async fn to_the_end(
+    gateway: &Gateway,
+    console: &mut Console,
+    name: &str,
+    id: &str,
+) -> Result<(), CommandError> {
     let deadline = Instant::now() + TO_THE_END;
     let mut last = String::new();
     let gone = async {
         loop {
-            match attempt(gateway, console, name).await {
+            match attempt(gateway, console, name, id).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => last = "it is still being deleted".to_owned(),
                 Err(error) if error.code == ExitCode::GatewayUnavailable => last = error.message,
@@ -114,8 +120,7 @@ pub(crate) async fn to_the_end(gateway: &Gateway, console: &mut Console, name: &
             tokio::time::sleep(ASK_AGAIN).await;
         }
     };
-    let outcome = timeout_at(deadline, gone).await;
-    match outcome {
+    match timeout_at(deadline, gone).await {
         Ok(outcome) => outcome?,
         Err(_) => {
             let message = format!("failed to delete sandbox `{name}` within {TO_THE_END:?}: {last}");
@@ -126,24 +131,30 @@ pub(crate) async fn to_the_end(gateway: &Gateway, console: &mut Console, name: &
     Ok(())
 }
 
-/// Whether the sandbox is gone; deleting is asked for again each time, which changes nothing once it is going on.
-async fn attempt(gateway: &Gateway, console: &mut Console, name: &str) -> Result<bool, CommandError> {
-    let mut client = gateway.client(console).await?;
-    let request = DeleteSandboxRequest {
-        name: name.to_owned(),
-        workspace_scope: workspace(),
-        allow_missing: true,
-        request_id: Uuid::new_v4().to_string(),
+/// Whether the sandbox is gone, which includes that its name is somebody else's by now.
+async fn attempt(gateway: &Gateway, console: &mut Console, name: &str, id: &str) -> Result<bool, CommandError> {
+    let broken = |status: &Status| {
+        matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted | Code::Unavailable)
     };
-    match client.delete_sandbox(request).await {
-        Ok(answer) => Ok(matches!(
-            answer.into_inner().outcome(),
-            DeletionOutcome::Completed | DeletionOutcome::AlreadyAbsent
-        )),
-        Err(status) if matches!(status.code(), Code::NotFound) => Ok(true),
-        Err(status) if matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted) => {
-            Err(CommandError::new(ExitCode::GatewayUnavailable, status.message()))
-        }
-        Err(status) => Err(CommandError::of_status(&format!("delete sandbox `{name}`"), &status)),
+    let failed = |status: Status| match broken(&status) {
+        true => CommandError::new(ExitCode::GatewayUnavailable, status.message()),
+        false => CommandError::of_status(&format!("delete sandbox `{name}`"), &status),
+    };
+    let mut client = gateway.client(console).await?;
+    let asked = GetSandboxRequest { name: name.to_owned(), workspace_scope: workspace() };
+    let sandbox = match client.get_sandbox(asked).await {
+        Ok(answer) => answer.into_inner().sandbox.unwrap_or_default(),
+        Err(status) if status.code() == Code::NotFound => return Ok(true),
+        Err(status) => return Err(failed(status)),
+    };
+    if !is(&sandbox, id) {
+        return Ok(true);
+    }
+    if view::phase(&sandbox) == SandboxPhase::Deleting {
+        return Ok(false);
+    }
+    match client.delete_sandbox(request(name, true)).await {
+        Ok(answer) => Ok(answer.into_inner().outcome() != DeletionOutcome::Accepted),
+        Err(status) => Err(failed(status)),
     }
 }

@@ -9,7 +9,6 @@ use super::arguments::{Tty, Variables, duration, workspace};
 use super::connect::Gateway;
 use super::console::Console;
 use super::failure::CommandError;
-use super::signals::Signals;
 use super::stream::{self, Ended};
 
 #[derive(Debug, Args)]
@@ -33,7 +32,7 @@ pub(crate) struct Exec {
 
 impl Exec {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = tokio::select! {
             client = gateway.client(console) => client?,
             signal = signals.next() => return Ok(signal.code()),

@@ -35,7 +35,8 @@ impl Run {
     pub(crate) fn run(&self, environment: &Environment) -> Result<u8, CommandError> {
         let program = environment.executable_dir.join("openshell-gateway");
         let cause = std::process::Command::new(&program).args(self.flags.to_arguments()).exec();
-        let message = format!("failed to run the gateway {}: {cause}; it belongs beside this program", program.display());
+        let message =
+            format!("failed to run the gateway {}: {cause}; it belongs beside this program", program.display());
         Err(CommandError::new(ExitCode::ProgramMissing, message))
     }
 }

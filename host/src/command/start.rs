@@ -13,7 +13,6 @@ use super::console::Console;
 use super::create;
 use super::failure::CommandError;
 use super::get::{ANSWER, late};
-use super::signals::Signals;
 
 #[derive(Debug, Args)]
 pub(crate) struct Start {
@@ -26,7 +25,7 @@ pub(crate) struct Start {
 
 impl Start {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = gateway.client(console).await?;
         let name = &self.sandbox.name;
         let act = format!("start sandbox `{name}`");

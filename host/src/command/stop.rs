@@ -13,7 +13,6 @@ use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
 use super::get::{ANSWER, late};
-use super::signals::Signals;
 use super::view;
 use super::watch::{Wait, Waited};
 
@@ -28,7 +27,7 @@ pub(crate) struct Stop {
 
 impl Stop {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
-        let mut signals = Signals::listen()?;
+        let mut signals = console.signals()?;
         let mut client = gateway.client(console).await?;
         let name = &self.sandbox.name;
         let act = format!("stop sandbox `{name}`");

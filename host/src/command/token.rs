@@ -139,9 +139,6 @@ mod tests {
     fn a_stopped_sandbox_has_none() {
         let view = TokenView { sandbox: "a".into(), phase: "Stopped", token: Claims::of(&HashMap::new()) };
         assert_eq!(view.to_text(SystemTime::UNIX_EPOCH), "no token: sandbox a is Stopped\n");
-        assert_eq!(
-            view::json(&view),
-            "{\n  \"sandbox\": \"a\",\n  \"phase\": \"Stopped\",\n  \"token\": null\n}\n"
-        );
+        assert_eq!(view::json(&view), "{\n  \"sandbox\": \"a\",\n  \"phase\": \"Stopped\",\n  \"token\": null\n}\n");
     }
 }

@@ -164,7 +164,7 @@ impl SandboxView {
         for condition in &self.conditions {
             let words = [&condition.r#type, &condition.status, &condition.reason].map(|word| table::printable(word));
             let since = condition.since.as_deref().map(|since| format!(" since {since}")).unwrap_or_default();
-            text.push_str(&format!("{} = {} {}{since}", words[0], words[1], words[2]).trim_end().to_owned());
+            text.push_str(format!("{} = {} {}{since}", words[0], words[1], words[2]).trim_end());
             text.push_str(&table::indented(&condition.message, "  "));
             text.push('\n');
         }

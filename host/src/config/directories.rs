@@ -141,9 +141,11 @@ pub fn prepare_state_dir(dir: &Path, uid: u32) -> Result<(), DirectoryError> {
     // Root may write where a file system is read-only, says access(2); only writing tells.
     let probe = dir.join(format!(".probe-{}", std::process::id()));
     let written = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&probe);
-    written
-        .and_then(|_| std::fs::remove_file(&probe))
-        .map_err(|cause| DirectoryError { what: STATE, dir: dir.to_path_buf(), wrong: Wrong::Write(cause) })
+    written.and_then(|_| std::fs::remove_file(&probe)).map_err(|cause| DirectoryError {
+        what: STATE,
+        dir: dir.to_path_buf(),
+        wrong: Wrong::Write(cause),
+    })
 }
 
 fn create(what: &'static str, dir: &Path) -> Result<(), DirectoryError> {
@@ -151,7 +153,9 @@ fn create(what: &'static str, dir: &Path) -> Result<(), DirectoryError> {
     match outcome {
         // Something that is not a directory; the check says so.
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        outcome => outcome.map_err(|cause| DirectoryError { what, dir: dir.to_path_buf(), wrong: Wrong::Create(cause) }),
+        outcome => {
+            outcome.map_err(|cause| DirectoryError { what, dir: dir.to_path_buf(), wrong: Wrong::Create(cause) })
+        }
     }
 }
 

@@ -9,9 +9,11 @@ use super::directories;
 use super::keys::{Given, KEYS, Value};
 use super::problem::{Origin, Problem};
 
+type Lookup = Box<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
+
 /// The variables, the user and the machine that defaults depend on.
 pub struct Environment {
-    lookup: Box<dyn Fn(&str) -> Option<OsString> + Send + Sync>,
+    lookup: Lookup,
     is_tmpfs: fn(&Path) -> bool,
     /// Effective user id.
     pub uid: u32,
@@ -30,7 +32,7 @@ impl Environment {
     pub fn of_process() -> io::Result<Self> {
         let executable = std::env::current_exe()?;
         let system = rustix::system::sysinfo();
-        let memory = u64::from(system.mem_unit).saturating_mul(u64::try_from(system.totalram).unwrap_or(u64::MAX));
+        let memory = u64::from(system.mem_unit).saturating_mul(system.totalram);
         Ok(Self {
             lookup: Box::new(|name| std::env::var_os(name)),
             is_tmpfs: |path| directories::is_tmpfs(path).unwrap_or(false),

@@ -71,7 +71,8 @@ impl Reading<'_> {
         let mut entries = table.iter().collect::<Vec<_>>();
         entries.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in entries {
-            let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+            let path =
+                if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
             let below = format!("{path}.");
             let is_table = KEYS.iter().any(|row| row.path.starts_with(&below));
             match (value.get_ref(), KEYS.iter().find(|row| row.path == path)) {

@@ -56,14 +56,10 @@ impl Args for GatewayFlags {
             command.arg(Arg::new(row.flag).long(row.flag).value_name("VALUE").help(help))
         });
         command
-            .arg(
-                Arg::new(CONFIG)
-                    .long(CONFIG)
-                    .value_name("FILE")
-                    .value_parser(value_parser!(PathBuf))
-                    .help("Configuration file [env: OPENSHELL_GATEWAY_CONFIG] \
-                           [default: $XDG_CONFIG_HOME/openshell/gateway.toml]"),
-            )
+            .arg(Arg::new(CONFIG).long(CONFIG).value_name("FILE").value_parser(value_parser!(PathBuf)).help(
+                "Configuration file [env: OPENSHELL_GATEWAY_CONFIG] \
+                           [default: $XDG_CONFIG_HOME/openshell/gateway.toml]",
+            ))
             .arg(Arg::new(DETACHED).long(DETACHED).action(ArgAction::SetTrue).hide(true))
     }
 

@@ -17,11 +17,7 @@ const PROBE_MAX: Duration = Duration::from_secs(10 * 60);
 /// above, they would be negative for programs that keep them as signed numbers.
 const JAIL_UIDS: RangeInclusive<u32> = 65_536..=2_147_000_000;
 
-pub(super) fn resolve(
-    given: &Given,
-    environment: &Environment,
-    problems: Vec<Problem>,
-) -> Result<Config, ConfigError> {
+pub(super) fn resolve(given: &Given, environment: &Environment, problems: Vec<Problem>) -> Result<Config, ConfigError> {
     let mut resolving = Resolving { given, environment, problems };
     let gateway = resolving.gateway();
     let vm = resolving.vm();
@@ -63,14 +59,16 @@ impl Resolving<'_> {
         let env = self.environment;
         let vmm_bin = self.directory(Key::VmmBin, |env| Ok(env.executable_dir.join("openshell-vmm")));
         let libkrunfw = self.libkrunfw();
-        let image_dir = self.directory(Key::ImageDir, |env| below(env, "XDG_DATA_HOME", ".local/share", "openshell/images"));
+        let image_dir =
+            self.directory(Key::ImageDir, |env| below(env, "XDG_DATA_HOME", ".local/share", "openshell/images"));
         let default_image = self.text(Key::DefaultImage, image);
         let max_cpus = self.or_else(Key::MaxCpus, quantity::cpus, || {
             u8::try_from(env.cpus.clamp(1, usize::from(quantity::CPUS_MAX))).unwrap_or(1)
         });
         let max_memory_mib =
             self.or_else(Key::MaxMemory, quantity::memory_mib, || env.memory_mib.max(quantity::MEMORY_MIN_MIB));
-        let default_cpus = self.text(Key::DefaultCpus, |text| at_most(text, quantity::cpus(text)?, max_cpus, Key::MaxCpus));
+        let default_cpus =
+            self.text(Key::DefaultCpus, |text| at_most(text, quantity::cpus(text)?, max_cpus, Key::MaxCpus));
         let default_memory_mib = self.text(Key::DefaultMemory, |text| {
             at_most(text, quantity::memory_mib(text)?, max_memory_mib, Key::MaxMemory)
         });
