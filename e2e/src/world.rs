@@ -29,7 +29,7 @@ impl World {
         let unique = format!("osw-{}-{}", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
         let root = std::env::temp_dir().join(&unique);
         let runtime = Path::new("/dev/shm").join(&unique);
-        std::fs::create_dir_all(root.join("state")).expect("make a state directory");
+        std::fs::create_dir_all(&root).expect("make a directory");
         Self { root, runtime, gateway: None, ttl }
     }
 
@@ -174,7 +174,7 @@ impl Drop for World {
         // What a failed test left running; a test that passed has left nothing.
         for (pid, _) in self.vmm_processes() {
             if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-                drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
         drop(std::fs::remove_dir_all(&self.runtime));

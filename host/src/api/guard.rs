@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,15 +15,20 @@ use tower::Service;
 
 use super::refusals::Refusals;
 use crate::identity::guard::{permits, rule};
-use crate::identity::principal::{Principal, Transport, authenticate};
-use crate::identity::verify::{PUBLIC_REFUSAL, Verifier};
+use crate::identity::principal::{Principal, Transport, authenticate, bearer};
+use crate::identity::refusal::{PUBLIC_REFUSAL, Refusal};
+use crate::identity::verify::Verifier;
 use crate::rotation::leases::Lease;
 use crate::rotation::receipts::Receipts;
-use crate::rotation::rotor::Clock;
+use crate::rotation::clock::Clock;
 use crate::sandbox::registry::Registry;
 
 /// What authentication works with.
 pub struct Authority {
+    /// The gateway's own user.
+    pub owner: u32,
+    /// Tolerance for `exp`.
+    pub leeway: Duration,
     /// Checks tokens.
     pub verifier: Verifier,
     /// Knows which sandboxes exist, and their floors.
@@ -55,11 +60,7 @@ impl<S> Guarded<S> {
     fn admit(&self, request: &Request<Incoming>) -> Result<Principal, Status> {
         let path = request.uri().path();
         let rule = rule(path).ok_or_else(|| Status::unimplemented(format!("{path} is not served by this gateway")))?;
-        let bearer = bearer(request)?;
-        let authority = &self.authority;
-        let now = authority.clock.wall_ms() / 1000;
-        let floor = |id| authority.registry.floor(id);
-        let principal = authenticate(&self.transport, bearer, &authority.verifier, now, &floor).map_err(|refusal| {
+        let principal = self.authenticate(request).map_err(|refusal| {
             self.refused(path, refusal.reason());
             Status::unauthenticated(PUBLIC_REFUSAL)
         })?;
@@ -74,11 +75,18 @@ impl<S> Guarded<S> {
         Ok(principal)
     }
 
+    fn authenticate(&self, request: &Request<Incoming>) -> Result<Principal, Refusal> {
+        let Authority { owner, verifier, registry, clock, .. } = &*self.authority;
+        let floor = |id| registry.floor(id);
+        let bearer = bearer(request.headers())?;
+        authenticate(self.transport, bearer, *owner, verifier, clock.now().unix(), &floor)
+    }
+
     /// A token that was accepted extends the lease of its connection, and shows that its generation has arrived.
     fn heard(&self, principal: &Principal) {
         let Principal::Sandbox { id, claims } = principal else { return };
         if let Some(lease) = &self.lease {
-            lease.extend(claims.exp);
+            lease.extend(claims, self.authority.leeway, self.authority.clock.now().wall);
         }
         let receipt = self.authority.receipts.presented(*id, claims.generation, Instant::now());
         if let Some(delay) = receipt {
@@ -95,18 +103,6 @@ impl<S> Guarded<S> {
             Transport::LocalUser { uid } => tracing::warn!(uid, path, reason, "audit: refused"),
         }
     }
-}
-
-/// The bearer of a request; more than one, or one that is not text, is nobody's.
-fn bearer(request: &Request<Incoming>) -> Result<Option<&str>, Status> {
-    let mut values = request.headers().get_all(http::header::AUTHORIZATION).iter();
-    let refused = || Status::unauthenticated(PUBLIC_REFUSAL);
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(refused());
-    }
-    let text = value.to_str().map_err(|_| refused())?;
-    text.strip_prefix("Bearer ").map(Some).ok_or_else(refused)
 }
 
 impl<S> Service<Request<Incoming>> for Guarded<S>

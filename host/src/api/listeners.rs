@@ -16,7 +16,7 @@ use super::guard::Authority;
 use super::refusals::Refusals;
 use super::serve;
 use crate::identity::principal::Transport;
-use crate::rotation::leases::{Connections, LeaseEnd};
+use crate::rotation::leases::{CloseReason, Connections};
 use crate::sandbox::link::Link;
 use crate::session::sessions::Sessions;
 
@@ -87,7 +87,7 @@ impl Link for VmListeners {
             // Gone already where the runtime directory is.
             drop(fs::remove_file(&old.socket));
         }
-        self.connections.close_all(sandbox_id, LeaseEnd::Closed);
+        self.connections.close_all(sandbox_id, CloseReason::Stopped);
         self.refusals.forget(sandbox_id);
     }
 

@@ -88,7 +88,7 @@ impl Api {
     /// Whether the published generation has been presented.
     fn token_condition(&self, view: &View) -> Option<SandboxCondition> {
         let published = self.rotation.published(view.record.id)?;
-        let seen = self.receipts.latest(view.record.id).and_then(|latest| latest.seen).unwrap_or_default();
+        let seen = self.receipts.latest(view.record.id).and_then(|receipt| receipt.seen).map(|(seen, _)| seen).unwrap_or_default();
         let delivered = seen >= published.generation;
         Some(SandboxCondition {
             r#type: "TokenDelivered".into(),
@@ -110,7 +110,7 @@ impl Api {
             ("issuer", self.issuer.clone()),
         ];
         if let Some(latest) = self.receipts.latest(view.record.id) {
-            facts.extend(latest.seen.map(|seen| ("seen-generation", seen.to_string())));
+            facts.extend(latest.seen.map(|(seen, _)| ("seen-generation", seen.to_string())));
             facts.extend(latest.last_delay.map(|delay| ("last-delay-ms", delay.as_millis().to_string())));
         }
         facts.into_iter().map(|(key, value)| (format!("{TOKEN_ANNOTATION}{key}"), value)).collect()

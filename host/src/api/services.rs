@@ -19,11 +19,13 @@ use super::reply::timestamp;
 use crate::identity::host_key::HostKeys;
 use crate::identity::principal::Principal;
 use crate::rotation::receipts::Receipts;
-use crate::rotation::rotor::{Clock, Rotation};
+use crate::rotation::clock::Clock;
+use crate::rotation::rotor::Rotation;
 use crate::sandbox::decide::Event;
 use crate::sandbox::phase::Phase;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
+use crate::sandbox::view::wall_ms;
 use crate::session::supervisor::{AgentVersion, Supervisors, refused};
 
 /// A stream of messages towards a caller.
@@ -83,7 +85,7 @@ impl Api {
             reason: "stopped by its user".into(),
         });
         let published_generation = self.rotation.published(handle.id).map(|p| p.generation).unwrap_or_default();
-        SyncReply { wall_time: Some(timestamp(self.clock.wall_ms())), published_generation, stop }
+        SyncReply { wall_time: Some(timestamp(wall_ms(&*self.clock))), published_generation, stop }
     }
 }
 

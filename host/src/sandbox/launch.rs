@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::driver::Compute;
 use super::record::Record;
 use super::task::Deps;
-use super::view::boot_spec;
+use super::view::{boot_spec, wall_ms};
 use crate::rotation::rotor::Enrolment;
 
 /// How long the end of an earlier boot's compute is waited for.
@@ -32,13 +32,11 @@ pub async fn launch(deps: &Deps, record: &mut Record) -> Result<(), String> {
         sandbox_id: id,
         directory: places.directory,
         owner: places.owner,
-        boot_spec: boot_spec(record, places.endpoint, host_key, deps.clock.wall_ms()),
+        boot_spec: boot_spec(record, places.endpoint, host_key, wall_ms(&*deps.clock)),
     };
-    let rotation = deps.rotation.clone();
-    let published = tokio::task::spawn_blocking(move || rotation.enroll(enrolment))
-        .await
-        .map_err(|e| format!("publishing the first token panicked: {e}"))?
-        .map_err(|e| e.to_string())?;
+    // An earlier boot may have left its own; a sandbox that rotation does not know is fine, too.
+    drop(deps.rotation.withdraw(id).await);
+    let published = deps.rotation.enroll(enrolment).await.map_err(|e| e.to_string())?;
     record.floor = published.generation;
     deps.driver.start(&compute(record), &record.instance_id).await.map_err(|e| e.to_string())
 }

@@ -10,6 +10,7 @@ use super::decide::Machine;
 use super::driver::{Compute, DriverError};
 use super::record::{Record, StoreError};
 use super::spec::{Bounds, check};
+use super::view::wall_ms;
 use super::task::{Beginning, Deps, Handle, spawn};
 
 /// Why a sandbox was not created.
@@ -91,7 +92,7 @@ impl Registry {
             memory_mib: spec.memory_mib,
         };
         self.deps.driver.validate(&compute).await.map_err(CreateError::Driver)?;
-        let now = self.deps.clock.wall_ms();
+        let now = wall_ms(&*self.deps.clock);
         let record = Record {
             id,
             name: request.name.clone(),

@@ -16,9 +16,10 @@ use super::launch::launch;
 use super::link::Link;
 use super::phase::Phase;
 use super::record::{Record, Store};
-use super::view::{View, instance_id};
+use super::view::{View, instance_id, wall_ms};
 use crate::identity::host_key::HostKeys;
-use crate::rotation::rotor::{Clock, Rotation};
+use crate::rotation::clock::Clock;
+use crate::rotation::rotor::Rotation;
 
 /// A boot that ends sooner than this after its hello counts as a crash.
 const EARLY: Duration = Duration::from_secs(30);
@@ -38,7 +39,7 @@ pub struct Deps {
     /// How the sandbox reaches the gateway.
     pub link: Arc<dyn Link>,
     /// SSH host keys.
-    pub host_keys: HostKeys,
+    pub host_keys: Arc<HostKeys>,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Deadlines.
@@ -142,7 +143,7 @@ pub enum Beginning {
 /// Starts the task of `record`; `removed` runs when it ends.
 pub fn spawn(deps: Arc<Deps>, record: Record, beginning: Beginning, removed: impl FnOnce() + Send + 'static) -> Handle {
     let (commands, inbox) = mpsc::channel(32);
-    let session_since_ms = deps.clock.wall_ms();
+    let session_since_ms = wall_ms(&*deps.clock);
     let (publisher, view) = watch::channel(Arc::new(View { record: record.clone(), session_since_ms }));
     let handle = Handle { id: record.id, name: record.name.clone(), commands, view };
     let owner =
@@ -232,11 +233,7 @@ impl Owner {
     async fn adopt(&mut self) -> Result<(), String> {
         let id = self.record.id;
         let places = self.deps.driver.prepare(id).map_err(|e| e.to_string())?;
-        let rotation = self.deps.rotation.clone();
-        tokio::task::spawn_blocking(move || rotation.adopt(id, places.directory, places.owner))
-            .await
-            .map_err(|e| format!("publishing a token panicked: {e}"))?
-            .map_err(|e| e.to_string())?;
+        self.deps.rotation.adopt(id, places.directory, places.owner).await.map_err(|e| e.to_string())?;
         // Only now: a session must find a fresh token behind it.
         self.deps.link.open(id, &places.socket)
     }
@@ -277,7 +274,7 @@ impl Owner {
         let (machine, actions) = decide(before, event).map_err(Ok)?;
         let mut record = self.record.clone();
         if machine.phase != before.phase {
-            record.phase_since_ms = self.deps.clock.wall_ms();
+            record.phase_since_ms = wall_ms(&*self.deps.clock);
         }
         if machine.boot != before.boot {
             record.note.clear();
@@ -290,7 +287,7 @@ impl Owner {
         }
         let now = Instant::now();
         if machine.connected != before.connected {
-            self.session_since_ms = self.deps.clock.wall_ms();
+            self.session_since_ms = wall_ms(&*self.deps.clock);
         }
         if machine.connected && self.up_since.is_none() {
             self.up_since = Some(now);
@@ -378,9 +375,10 @@ impl Owner {
     async fn withdraw(&mut self) {
         let id = self.record.id;
         self.deps.link.close(id);
-        let rotation = self.deps.rotation.clone();
-        let withdrawn = tokio::task::spawn_blocking(move || rotation.withdraw(id)).await;
-        if let Err(error) = withdrawn {
+        // Nothing to withdraw where the launch failed before it enrolled.
+        if self.deps.rotation.published(id).is_some()
+            && let Err(error) = self.deps.rotation.withdraw(id).await
+        {
             tracing::error!(sandbox = %id, %error, "failed to withdraw the token");
         }
     }

@@ -4,6 +4,7 @@ use proto::boot::BootSpec;
 
 use super::phase::Phase;
 use super::record::Record;
+use crate::rotation::clock::Clock;
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,14 +32,14 @@ impl View {
     }
 }
 
+/// Milliseconds since the epoch.
+pub fn wall_ms(clock: &dyn Clock) -> u64 {
+    clock.now().wall.as_millis() as u64
+}
+
 /// `<boot counter>-<uuid>`: fences late words of an earlier boot.
 pub fn instance_id(boot: u64, unique: uuid::Uuid) -> String {
     format!("{boot}-{unique}")
-}
-
-/// The boot counter of an instance id.
-pub fn boot_of(instance_id: &str) -> Option<u64> {
-    instance_id.split_once('-')?.0.parse().ok()
 }
 
 /// The boot spec of the record's current boot.

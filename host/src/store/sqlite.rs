@@ -188,11 +188,11 @@ impl Store for SqliteStore {
 }
 
 impl Generations for SqliteStore {
-    fn reserve(&self, sandbox: Uuid, count: u64) -> Result<Range<u64>, String> {
+    fn reserve(&self, sandbox_id: Uuid, count: u64) -> Result<Range<u64>, String> {
         let mut connection = self.connection();
         let mut reserve = || -> rusqlite::Result<Range<u64>> {
             let transaction = connection.transaction()?;
-            let id = sandbox.to_string();
+            let id = sandbox_id.to_string();
             let from: Option<i64> = transaction
                 .query_row("SELECT reserved FROM generations WHERE sandbox_id = ?1", [&id], |row| row.get(0))
                 .optional()?;
@@ -204,7 +204,7 @@ impl Generations for SqliteStore {
             transaction.commit()?;
             Ok(from.unsigned_abs()..until.unsigned_abs())
         };
-        reserve().map_err(|e| format!("failed to reserve generations of {sandbox} in gateway.db: {e}"))
+        reserve().map_err(|e| format!("failed to reserve generations of {sandbox_id} in gateway.db: {e}"))
     }
 }
 

@@ -1,0 +1,2 @@
+//! VM tests.
+fn main() {}
