@@ -1,2 +1,84 @@
-//! placeholder
-fn main() {}
+//! `openshell-agent`: PID 1 of a sandbox.
+//!
+//! ```text
+//! openshell-agent             as PID 1: boots and supervises
+//! openshell-agent launch …    starts one program of the workload (by the agent itself)
+//! openshell-agent --version   version and protocol range
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use agent::boot::{Booted, Machine};
+use agent::power::{EXIT_AGENT_FAULT, EXIT_BOOT_FAILED, EXIT_PROBE};
+use agent::workload::launch::{Launch, VERB};
+use agent::{console, supervise};
+use proto::version::{PROTOCOL, VERSION};
+
+/// `EX_USAGE` of sysexits.
+const EXIT_USAGE: u8 = 64;
+/// What a probe looks for on the console.
+const PROBE_ANSWER: &str = "openshell-agent: kvm works";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(verb) if verb == VERB => match Launch::parse(arguments) {
+            Some(launch) => launch.run(),
+            None => usage(),
+        },
+        Some(flag) if flag == "--version" => {
+            version();
+            ExitCode::SUCCESS
+        }
+        // Whatever the kernel passes on.
+        _ if std::process::id() == 1 => ExitCode::from(init()),
+        _ => usage(),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "this is what was asked for")]
+fn version() {
+    println!("openshell-agent {VERSION} (protocol {PROTOCOL})");
+}
+
+fn usage() -> ExitCode {
+    eprintln!("openshell-agent: this program is PID 1 of a sandbox; the gateway puts it there. It knows --version.");
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Ends the machine; returns only where that failed.
+fn init() -> u8 {
+    console::install();
+    let mut machine = Machine::new();
+    let code = catch_unwind(AssertUnwindSafe(|| live(&mut machine))).unwrap_or(EXIT_AGENT_FAULT);
+    machine.power.off(code);
+    code
+}
+
+#[allow(clippy::print_stdout, reason = "the console is standard output")]
+fn live(machine: &mut Machine) -> u8 {
+    let spec = match machine.boot() {
+        Ok(Booted::Sandbox(spec)) => *spec,
+        Ok(Booted::Probe) => {
+            println!("{PROBE_ANSWER}");
+            return EXIT_PROBE;
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            return EXIT_BOOT_FAILED;
+        }
+    };
+    tracing::info!(sandbox = %spec.sandbox_id, instance = spec.instance_id, version = VERSION, "booted");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(supervise::supervise(spec)),
+        Err(error) => Err(format!("failed to make the runtime: {error}")),
+    };
+    outcome.unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        EXIT_AGENT_FAULT
+    })
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// The directory that `make build` fills: programs, agent, `libkrunfw.so.5` and `images/`.
 pub fn directory() -> PathBuf {
     let named = std::env::var_os("OPENSHELL_DIST").map(PathBuf::from);
-    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dist"))
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dist-test"))
 }
 
 /// One of the programs, or a clear word on what to run first.

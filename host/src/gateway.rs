@@ -5,7 +5,6 @@
 //! only then the user's socket opens. The end is quicker: stop listening, stop rotating, let go of the lock. No VM
 //! notices.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use proto::budget;
@@ -20,6 +19,7 @@ use crate::api::services::Api;
 use crate::config::Config;
 use crate::config::directories::{DirectoryError, prepare_runtime_dir, prepare_state_dir};
 use crate::driver::vm::{VmDriver, VmDriverConfig};
+use crate::faults;
 use crate::identity::claims::authority;
 use crate::identity::host_key::HostKeys;
 use crate::identity::keys::{KeyError, Keys};
@@ -80,6 +80,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     let state_dir = &config.gateway.state_dir;
     prepare_state_dir(state_dir, uid)?;
     let _lock = StateLock::take(state_dir)?;
+    faults::install(state_dir);
     prepare_runtime_dir(&config.gateway.runtime_dir, uid)?;
     let store = Arc::new(SqliteStore::open(state_dir)?);
     let keys = Keys::load_or_create(&state_dir.join("jwt"))?;
@@ -90,7 +91,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
         "gateway starts");
     let adopted = gateway.registry.adopt().await?;
     tracing::info!(sandboxes = adopted, "took over the sandboxes of this state directory");
-    tokio::spawn(follow(gateway.events, gateway.registry.clone(), gateway.sessions, state_dir.clone()));
+    tokio::spawn(follow(gateway.events, gateway.registry.clone(), gateway.sessions));
     let served = serve_user(&config.gateway.socket(), gateway.serving, stop).await;
     tracing::info!("gateway ends; its sandboxes go on");
     if let Err(error) = gateway.rotation.shutdown() {
@@ -200,13 +201,13 @@ fn bounds(config: &Config) -> Bounds {
 }
 
 /// What rotation tells becomes nudges, log lines and restarts.
-async fn follow(mut events: UnboundedReceiver<RotationEvent>, registry: Registry, sessions: Sessions, state: std::path::PathBuf) {
+async fn follow(mut events: UnboundedReceiver<RotationEvent>, registry: Registry, sessions: Sessions) {
     while let Some(event) = events.recv().await {
         match event {
             RotationEvent::Published(token) => {
                 tracing::info!(sandbox = %token.sandbox_id, generation = token.generation, jti = %token.jti,
                     exp = token.exp, "audit: published");
-                if !suppressed(&state, "nudge") {
+                if !faults::hit(faults::SUPPRESS_NUDGE) {
                     sessions.nudge(token.sandbox_id);
                 }
             }
@@ -225,16 +226,4 @@ async fn follow(mut events: UnboundedReceiver<RotationEvent>, registry: Registry
             }
         }
     }
-}
-
-/// Fault points, named in a file of the state directory; compiled in only for tests.
-#[cfg(feature = "faults")]
-fn suppressed(state_dir: &Path, name: &str) -> bool {
-    let named = std::fs::read_to_string(state_dir.join("faults")).unwrap_or_default();
-    named.lines().any(|line| line == format!("suppress-{name}"))
-}
-
-#[cfg(not(feature = "faults"))]
-fn suppressed(_: &Path, _: &str) -> bool {
-    false
 }

@@ -9,6 +9,7 @@ pub mod api;
 pub mod command;
 pub mod config;
 pub mod driver;
+pub mod faults;
 pub mod gateway;
 pub mod identity;
 pub mod rotation;

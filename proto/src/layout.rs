@@ -19,6 +19,10 @@ pub const IMAGE_FILESYSTEM: &str = "erofs";
 /// Where the kernel finds PID 1 in the root share.
 pub const INIT: &str = "/init.krun";
 
+/// A directory of the root share where the agent puts the image's root together. The share also has `/dev`, which
+/// the kernel needs.
+pub const STAGING: &str = "/newroot";
+
 /// Where the identity directory stands in a sandbox.
 pub const IDENTITY_DIR: &str = "/etc/openshell/auth";
 /// The token, in the identity directory.

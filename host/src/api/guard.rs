@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::refusals::Refusals;
-use crate::identity::guard::{permits, rule};
+use crate::identity::guard::{Denial, permits, rule};
 use crate::identity::principal::{Principal, Transport, authenticate, bearer};
 use crate::identity::refusal::{PUBLIC_REFUSAL, Refusal};
 use crate::identity::verify::Verifier;
@@ -66,10 +66,10 @@ impl<S> Guarded<S> {
         })?;
         self.heard(&principal);
         permits(rule, &principal).map_err(|denial| {
-            self.refused(path, denial.reason());
-            match principal {
-                Principal::Anonymous => Status::unauthenticated(PUBLIC_REFUSAL),
-                _ => Status::permission_denied(format!("{path} is not for this caller")),
+            self.refused(path, &denial.to_string());
+            match denial {
+                Denial::Unauthenticated => Status::unauthenticated(PUBLIC_REFUSAL),
+                Denial::UsersOnly | Denial::SandboxesOnly => Status::permission_denied(format!("{path}: {denial}")),
             }
         })?;
         Ok(principal)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use proto::annotation;
 use proto::openshell::datamodel::v1::ObjectMeta;
 use proto::openshell::v1::{Sandbox, SandboxCondition, SandboxSpec, SandboxStatus, SandboxTemplate};
 use prost_types::Timestamp;
@@ -13,9 +14,6 @@ use crate::sandbox::view::View;
 
 /// The one workspace.
 pub const WORKSPACE: &str = "default";
-
-/// Prefix of the annotations that tell about the sandbox's token.
-pub const TOKEN_ANNOTATION: &str = "openshell.token/";
 
 impl Api {
     /// The latest snapshot, as a message.
@@ -102,18 +100,18 @@ impl Api {
     fn token_annotations(&self, view: &View) -> Vec<(String, String)> {
         let Some(published) = self.rotation.published(view.record.id) else { return vec![] };
         let mut facts = vec![
-            ("generation", published.generation.to_string()),
-            ("issued", humantime::format_rfc3339_seconds(unix(published.iat)).to_string()),
-            ("expires", humantime::format_rfc3339_seconds(unix(published.exp)).to_string()),
-            ("jti", published.jti.to_string()),
-            ("kid", self.kid.clone()),
-            ("issuer", self.issuer.clone()),
+            (annotation::TOKEN_GENERATION, published.generation.to_string()),
+            (annotation::TOKEN_ISSUED, humantime::format_rfc3339_seconds(unix(published.iat)).to_string()),
+            (annotation::TOKEN_EXPIRES, humantime::format_rfc3339_seconds(unix(published.exp)).to_string()),
+            (annotation::TOKEN_ID, published.jti.to_string()),
+            (annotation::TOKEN_KEY, self.kid.clone()),
+            (annotation::TOKEN_ISSUER, self.issuer.clone()),
         ];
         if let Some(latest) = self.receipts.latest(view.record.id) {
-            facts.extend(latest.seen.map(|(seen, _)| ("seen-generation", seen.to_string())));
-            facts.extend(latest.last_delay.map(|delay| ("last-delay-ms", delay.as_millis().to_string())));
+            facts.extend(latest.seen.map(|(seen, _)| (annotation::TOKEN_SEEN, seen.to_string())));
+            facts.extend(latest.last_delay.map(|delay| (annotation::TOKEN_DELAY, delay.as_millis().to_string())));
         }
-        facts.into_iter().map(|(key, value)| (format!("{TOKEN_ANNOTATION}{key}"), value)).collect()
+        facts.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
     }
 }
 

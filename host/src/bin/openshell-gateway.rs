@@ -23,9 +23,16 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.flags.detached {
         // Whoever started us may close its terminal. Fails only where we lead a process group already.
-        drop(rustix::process::setsid());
+        let _leader_already = rustix::process::setsid();
     }
-    let config = match Config::load(&arguments.flags, &Environment::of_process()) {
+    let environment = match Environment::of_process() {
+        Ok(environment) => environment,
+        Err(error) => {
+            eprintln!("error: failed to read the environment: {error}");
+            return exit::ExitCode::Failed.into();
+        }
+    };
+    let config = match Config::load(&arguments.flags, &environment) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");

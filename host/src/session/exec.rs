@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::exec::ExecCommand;
 use proto::layout::{ATTACH_SUBSYSTEM, SSH_USER};
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::{ExecSandboxRequest, SshRelayTarget};
 use russh::client::{self, Handle as SshHandle, Msg};
-use russh::keys::PublicKey;
-use russh::keys::key::PublicKeyOrCertificate;
+use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect};
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::Status;
@@ -56,14 +55,6 @@ pub enum Output {
     Stderr(Bytes),
     /// The end, always last.
     Exit(i32),
-}
-
-/// How an exec request is written into the one string that SSH has for it.
-#[derive(Serialize)]
-struct ExecDocument<'a> {
-    argv: &'a [String],
-    workdir: &'a str,
-    login: bool,
 }
 
 impl From<ExecSandboxRequest> for Exec {
@@ -156,10 +147,9 @@ async fn request(channel: &Channel<Msg>, exec: &Exec) -> Result<(), russh::Error
     if exec.argv.is_empty() {
         return channel.request_subsystem(true, ATTACH_SUBSYSTEM).await;
     }
-    let document = ExecDocument { argv: &exec.argv, workdir: &exec.workdir, login: exec.login };
-    // Strings and a bool always encode.
-    let text = serde_json::to_string(&document).unwrap_or_default();
-    channel.exec(true, text).await
+    let workdir = (!exec.workdir.is_empty()).then(|| exec.workdir.clone());
+    let command = ExecCommand { argv: exec.argv.clone(), workdir, login: exec.login };
+    channel.exec(true, command.encode()).await
 }
 
 /// Waits for the answer to the one request that wanted one.

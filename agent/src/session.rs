@@ -1,0 +1,111 @@
+//! The session with the gateway: two connections that come back by themselves.
+//!
+//! ```text
+//!  control thread, runtime of its own          main thread
+//!  ┌──────────────────────────────┐  Tick    ┌──────────────────────────┐
+//!  │ control: hello, heartbeats,  │─────────►│ data: Sync, relay streams│
+//!  │ Sync, exit report, token     │  Relay   │ relay ─► ssh / loopback  │
+//!  └──────────────────────────────┘─────────►└──────────────────────────┘
+//! ```
+//!
+//! Whatever a workload does to the data connection, or to the main thread, control keeps its beat. Each side
+//! reconnects with full jitter and never gives up.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use proto::boot::BootSpec;
+use proto::openshell::v1::{RelayOpen, SupervisorMessage};
+use tokio::sync::{mpsc, watch};
+
+use crate::token::holder::{Found, RefreshError, Tokens};
+
+pub mod backoff;
+mod connection;
+mod control;
+mod data;
+pub mod endpoint;
+mod relay;
+mod sync;
+
+pub use control::run as run_control;
+pub use data::run as run_data;
+
+/// The sandbox is to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// How long its processes may take.
+    pub grace: Duration,
+    /// For the console.
+    pub reason: String,
+}
+
+/// What the gateway asks of the data connection. `answer` leads to the session that asked.
+#[derive(Debug)]
+pub enum RelayOrder {
+    /// Open one.
+    Open {
+        /// Which, and where to.
+        open: RelayOpen,
+        /// Where result and failure are reported.
+        answer: mpsc::Sender<SupervisorMessage>,
+    },
+    /// End one.
+    Close {
+        /// Which.
+        channel_id: String,
+    },
+}
+
+/// What both connections and the supervisor share.
+#[derive(Debug)]
+pub struct Session {
+    /// Who this guest is, and where its gateway.
+    pub spec: Arc<BootSpec>,
+    /// The bearer.
+    pub tokens: Tokens,
+    /// Rises with every connection of this boot.
+    pub epoch: AtomicU64,
+    /// Rises with every heartbeat: the data connection syncs then, too.
+    pub tick: watch::Sender<u64>,
+    /// Set once, by whichever connection hears it first.
+    pub stop: watch::Sender<Option<Stop>>,
+    /// The exit code to report, once there is one.
+    pub main_exit: watch::Sender<Option<i32>>,
+    /// Whether the gateway has taken that report.
+    pub reported: watch::Sender<bool>,
+    /// Whether a token could be read last time: a change is worth a line, a repetition is not.
+    pub token_fault: std::sync::Mutex<Option<String>>,
+}
+
+impl Session {
+    /// Nothing connected yet.
+    pub fn new(spec: Arc<BootSpec>, tokens: Tokens) -> Self {
+        Self {
+            spec,
+            tokens,
+            epoch: AtomicU64::new(0),
+            tick: watch::Sender::new(0),
+            stop: watch::Sender::new(None),
+            main_exit: watch::Sender::new(None),
+            reported: watch::Sender::new(false),
+            token_fault: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// Reads the token file. True where a newer token is held now, which both connections then have to present.
+    pub fn refresh_token(&self) -> bool {
+        let result = self.tokens.refresh(Instant::now());
+        let fault = result.as_ref().err().map(RefreshError::to_string);
+        let mut last = self.token_fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *last != fault {
+            match &fault {
+                Some(fault) => tracing::warn!(held = self.tokens.generation(), "{fault}"),
+                None => tracing::info!(held = self.tokens.generation(), "the token can be read again"),
+            }
+            *last = fault;
+        }
+        matches!(result, Ok(Found::Newer(_)))
+    }
+}

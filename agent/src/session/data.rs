@@ -1,0 +1,118 @@
+//! The data connection: relay streams, and a Sync of its own, by which its lease is extended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::budget;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::backoff::Backoff;
+use super::connection::{Client, Closed, open};
+use super::control::brief;
+use super::endpoint::Endpoint;
+use super::relay;
+use super::sync::sync;
+use super::{RelayOrder, Session};
+use crate::console::RateLimit;
+use crate::ssh::Server;
+
+/// Relays that may be open at a time. Each costs at most its buffers and what it starts.
+pub(super) const RELAYS_MAX: usize = 64;
+static LOST: RateLimit = RateLimit::new(Duration::from_secs(10));
+
+/// Keeps the connection, and serves relay orders. Ends when nobody can give orders any more.
+pub async fn run(session: Arc<Session>, endpoint: Endpoint, orders: &mut mpsc::Receiver<RelayOrder>, ssh: Arc<Server>) {
+    let client = watch::Sender::new(None);
+    let subscriber = client.subscribe();
+    tokio::select! {
+        () = keep_connected(&session, &endpoint, &client) => {}
+        () = serve_orders(orders, &subscriber, &ssh) => {}
+    }
+}
+
+async fn keep_connected(session: &Arc<Session>, endpoint: &Endpoint, current: &watch::Sender<Option<Client>>) {
+    let mut backoff = Backoff::default();
+    let mut tick = session.tick.subscribe();
+    loop {
+        // Not before control has found a gateway: one of the two is enough to look for it.
+        if *tick.borrow() == 0 && tick.changed().await.is_err() {
+            return;
+        }
+        let opening = async {
+            let (mut client, closed) = open(endpoint, session).await?;
+            sync(&mut client, session).await.map_err(|status| format!("Sync was refused: {}", brief(&status)))?;
+            Ok((client, closed))
+        };
+        let why = match timeout(budget::HELLO, opening).await {
+            Ok(Ok((client, closed))) => {
+                backoff.reset();
+                current.send_replace(Some(client.clone()));
+                let why = hold(session, client, closed, &mut tick).await;
+                current.send_replace(None);
+                why
+            }
+            Ok(Err(why)) => why,
+            Err(_) => format!("{endpoint} did not answer the first Sync within {:?}", budget::HELLO),
+        };
+        if let Some(suppressed) = LOST.admit(Instant::now()) {
+            tracing::warn!(suppressed, "no data connection: {why}");
+        }
+        sleep(backoff.next(rand::random())).await;
+    }
+}
+
+/// Syncs with every tick until the connection is of no use any more; returns why.
+async fn hold(
+    session: &Arc<Session>,
+    mut client: Client,
+    mut closed: Closed,
+    tick: &mut watch::Receiver<u64>,
+) -> String {
+    loop {
+        tokio::select! {
+            changed = tick.changed() => {
+                if changed.is_err() {
+                    return "the agent is ending".to_owned();
+                }
+                if let Err(status) = sync(&mut client, session).await {
+                    return format!("the gateway refused Sync: {}", brief(&status));
+                }
+            }
+            _ = &mut closed => return "the connection was closed".to_owned(),
+        }
+    }
+}
+
+async fn serve_orders(
+    orders: &mut mpsc::Receiver<RelayOrder>,
+    client: &watch::Receiver<Option<Client>>,
+    ssh: &Arc<Server>,
+) {
+    let mut open: HashMap<String, AbortHandle> = HashMap::new();
+    while let Some(order) = orders.recv().await {
+        open.retain(|_, relay| !relay.is_finished());
+        match order {
+            RelayOrder::Open { open: order, answer } => {
+                if open.len() >= RELAYS_MAX {
+                    let error = Err(format!("{RELAYS_MAX} relays are open, and that is the most"));
+                    let _ = answer.try_send(relay::result(order.channel_id, error));
+                    continue;
+                }
+                let channel_id = order.channel_id.clone();
+                let task = tokio::spawn(relay::run(order, answer, client.clone(), ssh.clone()));
+                // A second relay of the same name takes the first one's place: the gateway has forgotten that one.
+                if let Some(former) = open.insert(channel_id, task.abort_handle()) {
+                    former.abort();
+                }
+            }
+            RelayOrder::Close { channel_id } => {
+                if let Some(relay) = open.remove(&channel_id) {
+                    relay.abort();
+                }
+            }
+        }
+    }
+}

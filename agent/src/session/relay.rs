@@ -1,0 +1,184 @@
+//! One relay: a byte stream that the gateway asked for, to the SSH server or to a loopback port.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use proto::budget;
+use proto::openshell::v1::{
+    RelayClose, RelayFrame, RelayInit, RelayOpen, RelayOpenResult, SupervisorMessage, TcpRelayTarget, relay_frame,
+    relay_open, supervisor_message,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::connection::Client;
+use super::control::{brief, message};
+use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND};
+
+/// Frames that wait for the connection's window; beyond them the source waits.
+const FRAMES: usize = 2;
+/// How long a loopback port may take to accept.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What a stream leads to in this guest.
+enum Target {
+    Ssh(Arc<Server>),
+    Tcp(TcpStream),
+}
+
+/// The answer to an order to open.
+pub(super) fn result(channel_id: String, outcome: Result<(), String>) -> SupervisorMessage {
+    let success = outcome.is_ok();
+    let error = outcome.err().unwrap_or_default();
+    message(supervisor_message::Payload::RelayOpenResult(RelayOpenResult { channel_id, success, error }))
+}
+
+/// Opens the stream and carries bytes until one side has ended. Dropped, it ends both.
+pub(super) async fn run(
+    order: RelayOpen,
+    answer: mpsc::Sender<SupervisorMessage>,
+    client: watch::Receiver<Option<Client>>,
+    ssh: Arc<Server>,
+) {
+    let channel_id = order.channel_id;
+    let prepared = match timeout(budget::RELAY_OPEN, prepare(order.target, client, ssh)).await {
+        Ok(prepared) => prepared,
+        Err(_) => Err("the agent has no data connection".to_owned()),
+    };
+    let (target, mut client) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let _ = answer.send(result(channel_id, Err(error))).await;
+            return;
+        }
+    };
+    let (frames, source) = mpsc::channel(FRAMES);
+    let init = RelayInit { channel_id: channel_id.clone() };
+    let _ = frames.try_send(RelayFrame { payload: Some(relay_frame::Payload::Init(init)) });
+    let _ = answer.try_send(result(channel_id.clone(), Ok(())));
+    let opening = client.openshell.relay_stream(ReceiverStream::new(source));
+    let reason = match timeout(budget::RELAY_OPEN, opening).await {
+        Ok(Ok(stream)) => carry(target, stream.into_inner(), frames).await.err(),
+        Ok(Err(status)) => Some(format!("the gateway refused the relay stream: {}", brief(&status))),
+        Err(_) => Some(format!("the gateway did not take the relay stream within {:?}", budget::RELAY_OPEN)),
+    };
+    if let Some(reason) = reason {
+        let close = RelayClose { channel_id, reason };
+        let _ = answer.try_send(message(supervisor_message::Payload::RelayClose(close)));
+    }
+}
+
+async fn prepare(
+    target: Option<relay_open::Target>,
+    mut client: watch::Receiver<Option<Client>>,
+    ssh: Arc<Server>,
+) -> Result<(Target, Client), String> {
+    let target = match target {
+        Some(relay_open::Target::Ssh(_)) => Target::Ssh(ssh),
+        Some(relay_open::Target::Tcp(tcp)) => Target::Tcp(connect(&tcp).await?),
+        None => return Err("the relay has no target that this agent knows".to_owned()),
+    };
+    let ready = client.wait_for(Option::is_some).await.ok().and_then(|client| client.clone());
+    Ok((target, ready.ok_or("the agent is ending")?))
+}
+
+async fn connect(target: &TcpRelayTarget) -> Result<TcpStream, String> {
+    let address = loopback_address(target)?;
+    match timeout(CONNECT, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(format!("failed to connect to {address} in the sandbox: {error}")),
+        Err(_) => Err(format!("{address} in the sandbox did not accept within {CONNECT:?}")),
+    }
+}
+
+fn loopback_address(target: &TcpRelayTarget) -> Result<SocketAddr, String> {
+    let address = match target.host.as_str() {
+        "" | "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        host => host.parse().ok().filter(IpAddr::is_loopback),
+    };
+    let port = u16::try_from(target.port).ok().filter(|port| *port != 0);
+    address.zip(port).map(SocketAddr::from).ok_or_else(|| {
+        format!("`{}` port {} is not a loopback address of the sandbox", target.host.escape_debug(), target.port)
+    })
+}
+
+async fn carry(
+    target: Target,
+    inbound: Streaming<RelayFrame>,
+    outbound: mpsc::Sender<RelayFrame>,
+) -> Result<(), String> {
+    match target {
+        Target::Ssh(server) => {
+            // One buffer for each direction, of its own size; a dropped end closes the other one.
+            let (to_server, server_reads) = tokio::io::duplex(TRANSPORT_INBOUND);
+            let (server_writes, from_server) = tokio::io::duplex(TRANSPORT_OUTBOUND);
+            let serving = server.serve(tokio::io::join(server_reads, server_writes));
+            let served = async { tokio::join!(serving, pump_out(from_server, outbound)).0 };
+            let inwards = async {
+                match pump_in(inbound, to_server).await {
+                    // The server hears of it, and has the last word.
+                    Ok(()) => std::future::pending().await,
+                    Err(why) => Err(why),
+                }
+            };
+            tokio::select! {
+                ended = served => ended,
+                ended = inwards => ended,
+            }
+        }
+        Target::Tcp(stream) => {
+            let (read, write) = stream.into_split();
+            let (inwards, outwards) = tokio::join!(pump_in(inbound, write), pump_out(read, outbound));
+            inwards.and(outwards)
+        }
+    }
+}
+
+async fn pump_in(mut frames: Streaming<RelayFrame>, mut to: impl AsyncWrite + Unpin) -> Result<(), String> {
+    while let Some(frame) = frames.message().await.map_err(|status| format!("the relay broke: {}", brief(&status)))? {
+        if let Some(relay_frame::Payload::Data(data)) = frame.payload {
+            to.write_all(&data).await.map_err(|error| format!("the relay's target broke: {error}"))?;
+        }
+    }
+    let _ = to.shutdown().await;
+    Ok(())
+}
+
+async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFrame>) -> Result<(), String> {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(4096);
+        let limit = budget::RELAY_CHUNK;
+        let read = (&mut from).take(limit as u64).read_buf(&mut buffer).await;
+        if read.map_err(|error| format!("the relay's target broke: {error}"))? == 0 {
+            return Ok(());
+        }
+        let data: Bytes = buffer.split().freeze();
+        let frame = RelayFrame { payload: Some(relay_frame::Payload::Data(data)) };
+        if frames.send(frame).await.is_err() {
+            return Err("the gateway ended the relay".to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_reached() {
+        let target = |host: &str, port| loopback_address(&TcpRelayTarget { host: host.to_owned(), port });
+        assert_eq!(target("localhost", 80).unwrap().to_string(), "127.0.0.1:80");
+        assert_eq!(target("127.0.0.2", 80).unwrap().to_string(), "127.0.0.2:80");
+        assert_eq!(target("::1", 8080).unwrap().to_string(), "[::1]:8080");
+        for (host, port) in [("10.0.0.1", 80), ("example.org", 80), ("127.0.0.1", 0), ("127.0.0.1", 65_536)] {
+            assert!(target(host, port).is_err(), "{host} {port}");
+        }
+    }
+}

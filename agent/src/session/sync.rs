@@ -1,0 +1,84 @@
+//! One `Sync`: presents the bearer on a connection, and learns what the gateway wants the agent to know.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::budget;
+use proto::openshell::vm::v1::{SyncReply, SyncRequest};
+use tonic::Status;
+
+use super::connection::Client;
+use super::{Session, Stop};
+use crate::sys::clock;
+
+/// A wall clock is stepped only for more than this, plus what the round trip leaves unsure.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(100);
+/// The grace of a stop order that names none.
+const DEFAULT_GRACE: Duration = budget::STOP_GUEST;
+
+/// Syncs, and once more where the gateway has published what is not held yet.
+pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<(), Status> {
+    let published = sync_once(client, session).await?;
+    if published > session.tokens.generation() && session.refresh_token() {
+        sync_once(client, session).await?;
+        session.tick.send_modify(|tick| *tick += 1);
+    }
+    Ok(())
+}
+
+async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<u64, Status> {
+    let sent = Instant::now();
+    let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(SyncRequest {}))
+        .await
+        .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))??
+        .into_inner();
+    step_clock(&reply, sent.elapsed());
+    if let Some(order) = reply.stop {
+        let grace = order.grace.and_then(|grace| Duration::try_from(grace).ok()).unwrap_or(DEFAULT_GRACE);
+        let stop = Stop { grace, reason: order.reason };
+        session.stop.send_if_modified(|known| known.is_none() && known.replace(stop).is_none());
+    }
+    Ok(reply.published_generation)
+}
+
+fn step_clock(reply: &SyncReply, round_trip: Duration) {
+    let Some(host) = reply.wall_time.as_ref().and_then(since_epoch) else { return };
+    let guest = clock::wall();
+    let Some(to) = correction(guest, host, round_trip) else { return };
+    match clock::set_wall(to) {
+        Ok(()) => tracing::info!(from = ?guest, ?to, "stepped the clock"),
+        Err(error) => tracing::warn!(%error, "failed to step the clock"),
+    }
+}
+
+fn since_epoch(time: &prost_types::Timestamp) -> Option<Duration> {
+    Some(Duration::new(u64::try_from(time.seconds).ok()?, u32::try_from(time.nanos).ok()?))
+}
+
+/// What the guest's clock is to be set to, if it is off by more than can be told from here. The host's time was
+/// taken somewhere within the round trip: half of it is the best guess.
+fn correction(guest: Duration, host: Duration, round_trip: Duration) -> Option<Duration> {
+    let now = host + round_trip / 2;
+    (guest.abs_diff(now) > CLOCK_TOLERANCE + round_trip).then_some(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_stepped_only_when_it_is_surely_off() {
+        let ms = Duration::from_millis;
+        for (guest, host, round_trip, to) in [
+            (1000, 1000, 0, None),
+            (1100, 1000, 0, None),
+            (1101, 1000, 0, Some(1000)),
+            (899, 1000, 0, Some(1000)),
+            (1000, 1280, 200, None),
+            (1000, 1300, 200, Some(1400)),
+            (9000, 1000, 200, Some(1100)),
+        ] {
+            assert_eq!(correction(ms(guest), ms(host), ms(round_trip)), to.map(ms), "{guest} {host} {round_trip}");
+        }
+    }
+}

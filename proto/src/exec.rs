@@ -1,0 +1,64 @@
+//! The command of an exec, as the one string that an SSH `exec` request carries.
+//!
+//! A plain string is a shell's command line, as any SSH client sends it. A JSON document is an argument vector,
+//! without a shell that could change it.
+
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecCommand {
+    /// Program and arguments, exactly. Never empty. The first member of the document: it tells one from a plain string.
+    pub argv: Vec<String>,
+    /// Where it starts; the user's home where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Through a login shell of the user, which reads its profile and then becomes the program.
+    #[serde(default)]
+    pub login: bool,
+}
+
+const OPENING: &str = "{\"argv\"";
+
+impl ExecCommand {
+    /// The string for the `exec` request.
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The document in an `exec` request; nothing where it is a plain string, an error where it is a broken document.
+    pub fn decode(request: &str) -> Result<Option<Self>, String> {
+        if !request.starts_with(OPENING) {
+            return Ok(None);
+        }
+        let command: Self = serde_json::from_str(request).map_err(|error| format!("not an exec document: {error}"))?;
+        if command.argv.is_empty() {
+            return Err("the exec document has no program".to_owned());
+        }
+        Ok(Some(command))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let argv = ["printf", "%s\n", "a b", "\"\\'\u{1}é"].map(str::to_owned).to_vec();
+        for command in [
+            ExecCommand { argv: argv.clone(), workdir: None, login: false },
+            ExecCommand { argv, workdir: Some("/tmp".to_owned()), login: true },
+        ] {
+            assert_eq!(ExecCommand::decode(&command.encode()), Ok(Some(command)));
+        }
+    }
+
+    #[test]
+    fn a_plain_string_is_told_from_a_broken_document() {
+        assert_eq!(ExecCommand::decode("echo '{\"argv\":[]}'"), Ok(None));
+        assert!(ExecCommand::decode("{\"argv\":[]}").is_err());
+        assert!(ExecCommand::decode("{\"argv\":[\"a\"],\"user\":\"root\"}").is_err());
+    }
+}
