@@ -308,11 +308,10 @@ fn is_crate_root(file: &str) -> bool {
     directories.sort_by_key(|directory| std::cmp::Reverse(directory.len()));
     let inside = |directory: &str| file.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/'));
     let Some(path) = directories.iter().find_map(|directory| inside(directory)) else { return false };
-    match path.split('/').collect::<Vec<_>>()[..] {
-        ["build.rs"] | ["src", "lib.rs" | "main.rs"] => true,
-        ["src", "bin", _] | ["tests" | "benches" | "examples", _] => true,
-        _ => false,
-    }
+    matches!(
+        path.split('/').collect::<Vec<_>>()[..],
+        ["build.rs"] | ["src", "lib.rs" | "main.rs"] | ["src", "bin", _] | ["tests" | "benches" | "examples", _]
+    )
 }
 
 #[test]
