@@ -1,6 +1,8 @@
 //! Compiles the `.proto` files with protox, so that no `protoc` is needed, and keeps the descriptor set:
 //! the gateway's guard table is tested against it.
 
+#![forbid(unsafe_code)]
+
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
