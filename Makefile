@@ -25,7 +25,7 @@ build-test: setup agent-bin images
 .PHONY: agent-bin images
 agent-bin:
 	CARGO_TARGET_$(shell echo $(AGENT_TARGET) | tr 'a-z-' 'A-Z_')_RUSTFLAGS="$(STATIC)" \
-		$(CARGO) build --profile agent --locked -p agent --target $(AGENT_TARGET)
+		$(CARGO) build --profile agent --locked -p agent -p guest-probe --target $(AGENT_TARGET)
 
 images:
 	guest-image/build --profile test

@@ -19,3 +19,10 @@ pub fn program(name: &str) -> PathBuf {
 pub fn test_image() -> PathBuf {
     program("images/test.erofs")
 }
+
+/// The static program that tests run inside guests.
+pub fn guest_probe() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/agent/guest-probe");
+    assert!(target.exists(), "{} is not built; run `make build-test`", target.display());
+    target
+}

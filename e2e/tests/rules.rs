@@ -24,21 +24,23 @@ const VMM: &str = "vmm";
 
 /// Modules of `host` and what each may name, from the top down: a row names only modules of rows below it.
 /// `gateway` composes everything, and only it and the programs name drivers and stores.
-const MODULES: [(&str, &[&str]); 11] = [
+const MODULES: [(&str, &[&str]); 13] = [
     (
         "gateway",
         &["command", "config", "api", "driver", "store", "session", "sandbox", "rotation", "identity", "faults"],
     ),
     ("command", &["config"]),
-    ("config", &[]),
+    ("config", &["quantity", "tmpfs"]),
     ("api", &["session", "sandbox", "rotation", "identity", "faults"]),
     ("driver", &["sandbox", "rotation"]),
     ("store", &["sandbox", "rotation"]),
     ("session", &["sandbox", "rotation", "identity", "faults"]),
-    ("sandbox", &["rotation", "identity", "faults"]),
-    ("rotation", &["identity", "faults"]),
+    ("sandbox", &["rotation", "identity", "faults", "quantity"]),
+    ("rotation", &["identity", "faults", "tmpfs"]),
     ("identity", &["faults"]),
     ("faults", &[]),
+    ("quantity", &[]),
+    ("tmpfs", &[]),
 ];
 
 /// The only files with unsafe code, and the files whose one attribute lets them.

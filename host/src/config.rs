@@ -16,7 +16,6 @@ pub mod file;
 pub mod flags;
 pub mod keys;
 pub mod problem;
-pub mod quantity;
 mod resolve;
 
 pub use environment::Environment;

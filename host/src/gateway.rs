@@ -97,6 +97,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     if let Err(error) = gateway.rotation.shutdown() {
         tracing::warn!(%error, "rotation did not end in order");
     }
+    if let Err(error) = store.checkpoint() {
+        tracing::warn!(%error, "the store's log stays for the next start");
+    }
     served.map_err(StartError::Socket)
 }
 

@@ -3,18 +3,21 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::stream;
+use proto::annotation::REASON_KEY;
 use proto::openshell::datamodel::v1::{WorkspaceSelector, workspace_selector::Selection};
 use proto::openshell::v1::sandbox_stream_event::Payload;
 use proto::openshell::v1::*;
 use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 
 use super::reply::WORKSPACE;
 use super::services::Api;
 use crate::sandbox::decide::Event;
-use crate::sandbox::driver::DriverReason;
+use crate::sandbox::driver::{DriverError, DriverReason};
 use crate::sandbox::registry::CreateError;
 use crate::sandbox::task::{AskError, Handle};
 use crate::session::supervisor::refused;
@@ -102,12 +105,14 @@ impl Api {
         if !request.stop_on_terminal {
             return Ok(Box::pin(events));
         }
-        let mut over = false;
-        Ok(Box::pin(events.take_while(move |event: &Result<SandboxStreamEvent, Status>| {
-            let more = !over;
-            over = event.as_ref().is_ok_and(is_terminal);
-            more
-        })))
+        // Ends with the terminal event, not with the one after it, which may never come.
+        let until_terminal = stream::unfold(Some(events), |events| async {
+            let mut events = events?;
+            let event: Result<SandboxStreamEvent, Status> = events.next().await?;
+            let rest = (!event.as_ref().is_ok_and(is_terminal)).then_some(events);
+            Some((event, rest))
+        });
+        Ok(Box::pin(until_terminal))
     }
 
     pub(super) fn find(&self, reference: &str) -> Result<Handle, Status> {
@@ -144,11 +149,22 @@ fn not_created(error: CreateError) -> Status {
         CreateError::NameTaken(name) => {
             Status::already_exists(format!("a sandbox named {name} exists; delete it or choose another name"))
         }
-        CreateError::Driver(error) => match error.reason {
-            DriverReason::InvalidImage | DriverReason::OutOfRange => Status::invalid_argument(error.to_string()),
-            DriverReason::Internal | DriverReason::Runtime => Status::internal(error.to_string()),
-            _ => Status::failed_precondition(error.to_string()),
-        },
+        CreateError::Driver(error) => refused_by_driver(&error),
         CreateError::Store(message) => Status::internal(message),
     }
+}
+
+/// The reason goes along for programs: a status code says less.
+fn refused_by_driver(error: &DriverError) -> Status {
+    let code = match error.reason {
+        DriverReason::UnknownImage => Code::NotFound,
+        DriverReason::InvalidImage | DriverReason::OutOfRange => Code::InvalidArgument,
+        DriverReason::Internal | DriverReason::Runtime | DriverReason::ProgramMissing => Code::Internal,
+        _ => Code::FailedPrecondition,
+    };
+    let mut metadata = MetadataMap::new();
+    if let Ok(reason) = error.reason.name().parse() {
+        metadata.insert(REASON_KEY, reason);
+    }
+    Status::with_metadata(code, error.to_string(), metadata)
 }

@@ -66,7 +66,7 @@ impl Api {
         let mut conditions = vec![SandboxCondition {
             r#type: "Ready".into(),
             status: truth(ready && record.machine.connected),
-            reason: view.phase().name().into(),
+            reason: reason(view),
             message: record.note.clone(),
             transition_time: Some(since),
         }];
@@ -113,6 +113,12 @@ impl Api {
         }
         facts.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
     }
+}
+
+/// The kind of failure where one is known; else the phase.
+fn reason(view: &View) -> String {
+    let failure = &view.record.reason;
+    if view.phase() == Phase::Error && !failure.is_empty() { failure.clone() } else { view.phase().name().into() }
 }
 
 fn truth(yes: bool) -> String {

@@ -147,6 +147,18 @@ mod tests {
         assert_eq!(ExitCode::of_reason("Kvm"), Some(ExitCode::Kvm));
         assert_eq!(ExitCode::of_reason(&ExitCode::Jail.reason()), Some(ExitCode::Jail));
         assert_eq!(ExitCode::of_reason("Ok"), None);
+        use crate::sandbox::driver::DriverReason;
+        for (reason, exit) in [
+            (DriverReason::VmmSpec, ExitCode::VmmSpec),
+            (DriverReason::VmmAlreadyRunning, ExitCode::VmmAlreadyRunning),
+            (DriverReason::Libkrunfw, ExitCode::Libkrunfw),
+            (DriverReason::Kvm, ExitCode::Kvm),
+            (DriverReason::Jail, ExitCode::Jail),
+            (DriverReason::Libkrun, ExitCode::Libkrun),
+            (DriverReason::ProgramMissing, ExitCode::ProgramMissing),
+        ] {
+            assert_eq!(ExitCode::of_reason(&reason.name()), Some(exit));
+        }
         assert_eq!(ExitCode::of_failure(FailureKind::Libkrunfw), ExitCode::Libkrunfw);
     }
 }

@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use super::file::ConfigFile;
 use super::keys::CONFIG_VARIABLE;
 use super::{Environment, GatewayFlags};
+use crate::tmpfs::is_tmpfs;
 
 /// The API socket of the local user, in the runtime directory.
 pub const API_SOCKET: &str = "gateway.sock";
 /// What a gateway that was started in the background says, in the state directory.
 pub const LOG_FILE: &str = "gateway.log";
 
-/// `f_type` of a tmpfs.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// A unix socket's address, with its final NUL.
 const SOCKET_PATH_MAX: usize = 108;
 /// What stands behind the runtime directory in the longest socket path.
@@ -47,14 +46,6 @@ pub(super) fn socket_fits(dir: PathBuf) -> Result<PathBuf, String> {
     }
     let dir = dir.display();
     Err(format!("`{dir}` is {length} bytes long, and sockets below it have room for {most}; choose a shorter path"))
-}
-
-/// Whether `path` is on a tmpfs.
-pub fn is_tmpfs(path: &Path) -> io::Result<bool> {
-    // The type's width differs between architectures.
-    #[allow(clippy::unnecessary_cast)]
-    let kind = rustix::fs::statfs(path)?.f_type as i64;
-    Ok(kind == TMPFS_MAGIC)
 }
 
 /// Why a directory can not be used: the directory, what is wrong with it and what to do.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directories;
+use crate::tmpfs::is_tmpfs;
 use super::keys::{Given, KEYS, Value};
 use super::problem::{Origin, Problem};
 
@@ -35,7 +35,7 @@ impl Environment {
         let memory = u64::from(system.mem_unit).saturating_mul(system.totalram);
         Ok(Self {
             lookup: Box::new(|name| std::env::var_os(name)),
-            is_tmpfs: |path| directories::is_tmpfs(path).unwrap_or(false),
+            is_tmpfs: |path| is_tmpfs(path).unwrap_or(false),
             uid: rustix::process::geteuid().as_raw(),
             executable_dir: executable.parent().map(Path::to_path_buf).unwrap_or_default(),
             current_dir: std::env::current_dir()?,

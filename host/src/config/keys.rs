@@ -125,7 +125,7 @@ pub const KEYS: [Row; 16] = [
         Fallback::Text("20s"),
         "How long the trial boot may take that tells whether KVM works: 1s to 10m."),
     row(Key::JailUidBase, "openshell.drivers.vm.jail_uid_base", "OPENSHELL_VM_JAIL_UID_BASE", "jail-uid-base",
-        Fallback::Text("2000000000"),
+        Fallback::Text("2130706432"),
         "First user id of jailed vmm processes when the gateway is root; ids that no image and no person uses."),
 ];
 

@@ -8,7 +8,10 @@ use proto::budget::{TTL_MAX, TTL_MIN};
 
 use super::keys::{Fallback, Given, Key, Value};
 use super::problem::{ConfigError, Origin, Problem};
-use super::{Config, Environment, GatewayConfig, VmConfig, directories, quantity};
+use proto::vmm::{MEMORY_MIB, VCPUS};
+
+use super::{Config, Environment, GatewayConfig, VmConfig, directories};
+use crate::quantity;
 
 const SECOND: Duration = Duration::from_secs(1);
 const PROVISIONING_MAX: Duration = Duration::from_secs(60 * 60);
@@ -63,10 +66,10 @@ impl Resolving<'_> {
             self.directory(Key::ImageDir, |env| below(env, "XDG_DATA_HOME", ".local/share", "openshell/images"));
         let default_image = self.text(Key::DefaultImage, image);
         let max_cpus = self.or_else(Key::MaxCpus, quantity::cpus, || {
-            u8::try_from(env.cpus.clamp(1, usize::from(quantity::CPUS_MAX))).unwrap_or(1)
+            u8::try_from(env.cpus.clamp(1, usize::from(*VCPUS.end()))).unwrap_or(1)
         });
         let max_memory_mib =
-            self.or_else(Key::MaxMemory, quantity::memory_mib, || env.memory_mib.max(quantity::MEMORY_MIN_MIB));
+            self.or_else(Key::MaxMemory, quantity::memory_mib, || env.memory_mib.max(*MEMORY_MIB.start()));
         let default_cpus =
             self.text(Key::DefaultCpus, |text| at_most(text, quantity::cpus(text)?, max_cpus, Key::MaxCpus));
         let default_memory_mib = self.text(Key::DefaultMemory, |text| {

@@ -105,7 +105,7 @@ impl VmDriver {
     async fn clear(&self, sandbox_id: Uuid) -> Result<(), DriverError> {
         if self.is_running(sandbox_id) {
             return Err(DriverError {
-                reason: DriverReason::AlreadyRunning,
+                reason: DriverReason::VmmAlreadyRunning,
                 message: format!("failed to remove the files of sandbox {sandbox_id}: its VM still runs"),
                 remedy: "stop it first".to_owned(),
             });
@@ -184,7 +184,7 @@ fn check_program(name: &str, path: &Path) -> Result<(), DriverError> {
         return Ok(());
     }
     Err(DriverError {
-        reason: DriverReason::Runtime,
+        reason: DriverReason::ProgramMissing,
         message: format!("failed to find {name} at {}", path.display()),
         remedy: "install it beside openshell-gateway, or name its absolute path in the configuration".to_owned(),
     })
@@ -201,11 +201,12 @@ fn keeper_error(sandbox_id: Uuid, error: impl std::fmt::Display) -> DriverError 
 /// What the vmm says, in the driver's terms.
 fn translate(act: &str, failure: Failure) -> DriverError {
     let reason = match failure.kind {
-        FailureKind::AlreadyRunning => DriverReason::AlreadyRunning,
+        FailureKind::AlreadyRunning => DriverReason::VmmAlreadyRunning,
         FailureKind::Libkrunfw => DriverReason::Libkrunfw,
         FailureKind::Kvm => DriverReason::Kvm,
         FailureKind::Jail => DriverReason::Jail,
-        FailureKind::Spec | FailureKind::Libkrun => DriverReason::Runtime,
+        FailureKind::Spec => DriverReason::VmmSpec,
+        FailureKind::Libkrun => DriverReason::Libkrun,
     };
     DriverError { reason, message: format!("failed to {act}: {}", failure.message), remedy: failure.remedy }
 }

@@ -26,11 +26,10 @@ use rustix::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::tmpfs::is_tmpfs;
+
 /// Permissions of the files; the owner is the one user that reads them.
 pub(super) const FILE_MODE: u32 = 0o400;
-
-/// `f_type` of a tmpfs.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Why a file is not where it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +75,7 @@ impl IdentityDirectory {
     /// Makes `share/` and `stage/` anew in a sandbox's runtime directory. No compute may be running: what an earlier
     /// boot has left there is removed. `owner` is who the vmm runs as, where that is not the gateway's own user.
     pub fn create(runtime_dir: &Path, owner: Option<(u32, u32)>) -> Result<Self, PublishError> {
-        if !is_tmpfs(runtime_dir)? {
+        if !on_tmpfs(runtime_dir)? {
             return Err(PublishError::NotTmpfs { path: runtime_dir.into() });
         }
         for name in [SHARE_DIR, STAGE_DIR] {
@@ -98,7 +97,7 @@ impl IdentityDirectory {
     /// Takes over the directory of a running VM with what it finds there: the boot spec cannot be made again, and the
     /// token is to stay until there is a new one.
     pub fn open(runtime_dir: &Path, owner: Option<(u32, u32)>) -> Result<Self, PublishError> {
-        if !is_tmpfs(runtime_dir)? {
+        if !on_tmpfs(runtime_dir)? {
             return Err(PublishError::NotTmpfs { path: runtime_dir.into() });
         }
         let mut directory = Self::hold(runtime_dir, owner)?;
@@ -227,10 +226,8 @@ impl IdentityDirectory {
     }
 }
 
-/// Whether a path is on a tmpfs. Told by the file system itself: the name of a place proves nothing.
-pub fn is_tmpfs(path: &Path) -> Result<bool, PublishError> {
-    let status = rustix::fs::statfs(path).map_err(|error| failed("inspect the file system of", path, &error.into()))?;
-    Ok(status.f_type as u64 == TMPFS_MAGIC)
+fn on_tmpfs(path: &Path) -> Result<bool, PublishError> {
+    is_tmpfs(path).map_err(|error| failed("inspect the file system of", path, &error))
 }
 
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, PublishError> {

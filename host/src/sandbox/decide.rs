@@ -21,8 +21,10 @@ pub struct Machine {
     pub connected: bool,
     /// The main process of this boot ended with this code, as the agent reported.
     pub main_exit: Option<i32>,
-    /// Boots in a row that ended early.
+    /// Boots in a row that came up and ended early.
     pub crashes: u32,
+    /// Boots in a row that ended without a word from the agent.
+    pub silent: u32,
     /// Restarts by policy since somebody asked for a start.
     pub restarts: u32,
 }
@@ -111,7 +113,7 @@ pub fn timer(machine: &Machine) -> Option<Timer> {
 impl Machine {
     /// A sandbox that was just created, about to launch its first boot.
     pub fn created() -> Self {
-        Self { phase: Phase::Provisioning, boot: 1, connected: false, main_exit: None, crashes: 0, restarts: 0 }
+        Self { phase: Phase::Provisioning, boot: 1, connected: false, main_exit: None, crashes: 0, silent: 0, restarts: 0 }
     }
 
     fn boot_again(&self, phase: Phase) -> Self {
@@ -149,7 +151,7 @@ pub fn decide(now: &Machine, event: Event) -> Result<(Machine, Vec<Action>), Ref
 fn start(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
     match now.phase {
         Phase::Stopped | Phase::Completed | Phase::Error => {
-            let next = Machine { crashes: 0, restarts: 0, ..now.boot_again(Phase::Starting) };
+            let next = Machine { crashes: 0, silent: 0, restarts: 0, ..now.boot_again(Phase::Starting) };
             Ok((next, vec![Action::Launch]))
         }
         Phase::Provisioning | Phase::Starting | Phase::Ready => Err(Refusal::AlreadySo),
@@ -186,7 +188,7 @@ fn launch_failed(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
 fn session_up(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
     match now.phase {
         Phase::Provisioning | Phase::Starting => {
-            Ok((Machine { phase: Phase::Ready, connected: true, ..now.clone() }, vec![]))
+            Ok((Machine { phase: Phase::Ready, connected: true, silent: 0, ..now.clone() }, vec![]))
         }
         Phase::Ready => Ok((Machine { connected: true, ..now.clone() }, vec![])),
         // It was away when the order went out.
@@ -215,8 +217,8 @@ fn gone(now: &Machine, early: bool) -> Result<(Machine, Vec<Action>), Refusal> {
         }
         // A guest that never said hello gets one more chance, whatever exit code its vmm left.
         phase if phase.is_booting() => {
-            if now.crashes == 0 {
-                Ok((Machine { crashes: 1, ..now.boot_again(phase) }, vec![Action::Launch]))
+            if now.silent == 0 {
+                Ok((Machine { silent: 1, ..now.boot_again(phase) }, vec![Action::Launch]))
             } else {
                 Ok((now.rests(Phase::Error), vec![Action::Withdraw]))
             }

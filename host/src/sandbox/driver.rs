@@ -52,7 +52,9 @@ pub struct DriverError {
 /// Kinds of [`DriverError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DriverReason {
-    /// The image is unknown, unreadable or not an image.
+    /// There is no such image.
+    UnknownImage,
+    /// The image is unreadable or not an image.
     InvalidImage,
     /// CPUs or memory out of range.
     OutOfRange,
@@ -62,12 +64,26 @@ pub enum DriverReason {
     Libkrunfw,
     /// Neither root nor user namespaces, or the jail failed.
     Jail,
+    /// libkrun refused the configuration.
+    Libkrun,
+    /// The vmm refused the document that it was handed.
+    VmmSpec,
+    /// A program that belongs to this one is missing or cannot be run.
+    ProgramMissing,
     /// The compute of this sandbox runs already.
-    AlreadyRunning,
+    VmmAlreadyRunning,
     /// Runtime directories cannot be made or removed.
     Runtime,
     /// Anything else.
     Internal,
+}
+
+impl DriverReason {
+    /// One CamelCase word, for conditions and for the metadata of a refusal. Where a program that meets it has an
+    /// exit code of its own, that code has the same name.
+    pub fn name(self) -> String {
+        format!("{self:?}")
+    }
 }
 
 impl fmt::Display for DriverError {

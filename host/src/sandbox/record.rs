@@ -29,6 +29,9 @@ pub struct Record {
     pub floor: u64,
     /// Why it is in `Error`, or what is odd about it; for people.
     pub note: String,
+    /// The kind of failure behind the note, for programs; empty where there is none.
+    #[serde(default)]
+    pub reason: String,
     /// When it came into its phase, in milliseconds since the epoch.
     pub phase_since_ms: u64,
 }

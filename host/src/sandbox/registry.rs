@@ -103,6 +103,7 @@ impl Registry {
             instance_id: String::new(),
             floor: 0,
             note: String::new(),
+            reason: String::new(),
             phase_since_ms: now,
         };
         match self.deps.store.insert(&record) {

@@ -6,6 +6,8 @@ use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
 use prost_types::{Struct, value::Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::quantity;
+
 /// A checked request: the shape that is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -43,9 +45,6 @@ pub struct Bounds {
     /// The most.
     pub max_memory_mib: u32,
 }
-
-/// The least memory with which the guest kernel and the agent come up.
-pub const MIN_MEMORY_MIB: u32 = 128;
 
 const NAME_MAX: usize = 19;
 const ENVIRONMENT_MAX: usize = 128;
@@ -146,45 +145,20 @@ fn image(asked: &str, bounds: &Bounds) -> Result<String, String> {
 
 fn vcpus(template: &SandboxTemplate, bounds: &Bounds) -> Result<u8, String> {
     let Some(text) = limit(template, "cpu") else { return Ok(bounds.vcpus) };
-    let millis = match text.strip_suffix('m') {
-        Some(millis) => millis.parse::<u64>().ok(),
-        None => text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).map(|n| (n * 1000.0).ceil() as u64),
-    };
-    // A microVM has whole CPUs: half of one is one.
-    let cpus = millis.map(|m| m.div_ceil(1000)).ok_or_else(|| format!("cpus `{text}`: not a quantity like 2 or 500m"))?;
-    if cpus == 0 || cpus > u64::from(bounds.max_vcpus) {
-        return Err(format!("cpus `{text}`: must be 1 to {}", bounds.max_vcpus));
+    let cpus = quantity::cpus(&text).map_err(|error| format!("cpus: {error}"))?;
+    if cpus > bounds.max_vcpus {
+        return Err(format!("cpus: {text} is more than {}, the most of this gateway", bounds.max_vcpus));
     }
-    Ok(cpus as u8)
+    Ok(cpus)
 }
 
 fn memory(template: &SandboxTemplate, bounds: &Bounds) -> Result<u32, String> {
     let Some(text) = limit(template, "memory") else { return Ok(bounds.memory_mib) };
-    let mib = mebibytes(&text).ok_or_else(|| format!("memory `{text}`: not a quantity like 512Mi or 4Gi"))?;
-    if mib < u64::from(MIN_MEMORY_MIB) || mib > u64::from(bounds.max_memory_mib) {
-        return Err(format!("memory `{text}`: must be {MIN_MEMORY_MIB}Mi to {}Mi", bounds.max_memory_mib));
+    let mib = quantity::memory_mib(&text).map_err(|error| format!("memory: {error}"))?;
+    if mib > bounds.max_memory_mib {
+        return Err(format!("memory: {text} is more than {}Mi, the most of this gateway", bounds.max_memory_mib));
     }
-    Ok(mib as u32)
-}
-
-/// A Kubernetes memory quantity in whole MiB, rounded up.
-pub fn mebibytes(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 8] = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("Ti", 1 << 40),
-        ("k", 1_000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("T", 1_000_000_000_000),
-    ];
-    let (number, unit) = UNITS
-        .iter()
-        .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number, *unit)))
-        .unwrap_or((text, 1));
-    let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
-    Some(bytes.div_ceil(1 << 20))
+    Ok(mib)
 }
 
 /// `resources.limits.KEY`, or `resources.requests.KEY`.
@@ -227,16 +201,11 @@ mod tests {
         for (cpu, memory, vcpus, mib) in [
             (None, None, 1, 512),
             (Some("500m"), Some("4Gi"), 1, 4096),
-            (Some("1500m"), Some("1048577"), 2, 2),
+            (Some("1500m"), Some("268435457"), 2, 257),
             (Some("2"), Some("256Mi"), 2, 256),
             (Some("4"), Some("1G"), 4, 954),
         ] {
-            let checked = check(&request(cpu, memory), &bounds());
-            if mib < MIN_MEMORY_MIB {
-                assert!(checked.unwrap_err().contains("memory"));
-                continue;
-            }
-            let spec = checked.unwrap();
+            let spec = check(&request(cpu, memory), &bounds()).unwrap();
             assert_eq!((spec.vcpus, spec.memory_mib), (vcpus, mib), "{cpu:?} {memory:?}");
             assert_eq!(spec.image, "debian");
         }

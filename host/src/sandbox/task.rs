@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::vmm::{Ended, ExitRecord};
+use proto::vmm::{Ended, ExitRecord, FailureKind};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::decide::{Action, Event, Refusal, Timer, decide, timer};
-use super::driver::{ComputeDriver, Task};
-use super::launch::launch;
+use super::driver::{ComputeDriver, DriverReason, Task};
+use super::launch::{LaunchError, launch};
 use super::link::Link;
 use super::phase::Phase;
 use super::record::{Record, Store};
@@ -25,8 +25,8 @@ use crate::rotation::rotor::Rotation;
 const EARLY: Duration = Duration::from_secs(30);
 /// How much of the console goes into the evidence of a failure.
 const CONSOLE_LINES: usize = 12;
-/// When a removal that failed is tried again.
-const REMOVE_AGAIN: Duration = Duration::from_secs(2);
+/// When a removal, or a word to the store, that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What every sandbox task works with.
 pub struct Deps {
@@ -63,7 +63,7 @@ impl Times {
             Timer::Boot => self.boot,
             Timer::Stop | Timer::PowerOff => self.stop,
             Timer::Disconnected => self.disconnected,
-            Timer::Remove => REMOVE_AGAIN,
+            Timer::Remove => AGAIN,
         }
     }
 }
@@ -255,17 +255,17 @@ impl Owner {
         }
     }
 
-    /// An event that nobody asked for.
-    async fn happened(&mut self, event: Event) {
+    /// An event that nobody asked for; `false` where it could not be recorded, and so was not decided about.
+    async fn happened(&mut self, event: Event) -> bool {
         match self.apply(event).await {
             Ok(actions) => self.carry_out(actions).await,
             Err(Ok(_refusal)) => {}
             Err(Err(message)) => {
-                // Nothing was decided; the level that caused it is still there and causes it again.
                 tracing::error!(sandbox = %self.record.id, error = %message, "failed to record what happened");
-                self.deadline = Some((Timer::Remove, self.record.machine.boot, Instant::now() + REMOVE_AGAIN));
+                return false;
             }
         }
+        true
     }
 
     /// Decides, and makes the decision durable before anything is done about it.
@@ -278,11 +278,15 @@ impl Owner {
         }
         if machine.boot != before.boot {
             record.note.clear();
+            record.reason.clear();
         }
         match (machine.phase, before.phase) {
             (Phase::Error, Phase::Error) => {}
             (Phase::Error, _) => record.note = self.evidence(event),
-            (Phase::Ready, phase) if phase.is_booting() => record.note.clear(),
+            (Phase::Ready, phase) if phase.is_booting() => {
+                record.note.clear();
+                record.reason.clear();
+            }
             _ => {}
         }
         let now = Instant::now();
@@ -311,8 +315,9 @@ impl Owner {
         while let Some(action) = todo.pop_front() {
             match action {
                 Action::Launch => {
-                    if let Err(message) = self.launch().await {
-                        self.record.note = message;
+                    if let Err(error) = self.launch().await {
+                        self.record.note = error.message;
+                        self.record.reason = error.reason;
                         match self.apply(Event::LaunchFailed).await {
                             Ok(more) => todo.extend(more),
                             Err(refused) => tracing::error!(sandbox = %self.record.id, ?refused, "launch failed"),
@@ -330,7 +335,7 @@ impl Owner {
         }
     }
 
-    async fn launch(&mut self) -> Result<(), String> {
+    async fn launch(&mut self) -> Result<(), LaunchError> {
         self.up_since = None;
         self.gone = None;
         let mut record = self.record.clone();
@@ -341,7 +346,8 @@ impl Owner {
         let mut record = self.record.clone();
         let launched = launch(&self.deps, &mut record).await;
         let saved = self.save(record);
-        launched.and(saved)?;
+        launched?;
+        saved?;
         self.watch_compute();
         Ok(())
     }
@@ -353,12 +359,21 @@ impl Owner {
     async fn compute_gone(&mut self, exit: Option<ExitRecord>) {
         self.gone = None;
         let early = self.up_since.take().is_some_and(|at| at.elapsed() < EARLY);
-        let how = describe(exit.as_ref(), &self.record.instance_id);
+        let exit = exit.filter(|exit| exit.instance_id == self.record.instance_id);
+        let how = describe(exit.as_ref());
         tracing::info!(sandbox = %self.record.id, early, how, "compute is gone");
         if self.record.machine.phase != Phase::Stopping {
             self.record.note = how;
+            self.record.reason = exit.as_ref().map(failure_reason).unwrap_or_default();
         }
-        self.happened(Event::Gone { early }).await;
+        if !self.happened(Event::Gone { early }).await {
+            // It is still gone: that is told again once the store may be back.
+            let gone = self.deps.driver.wait_gone(self.record.id);
+            self.gone = Some(Box::pin(async {
+                tokio::time::sleep(AGAIN).await;
+                gone.await
+            }));
+        }
     }
 
     async fn kill(&mut self) {
@@ -451,9 +466,23 @@ impl Owner {
     }
 }
 
+/// What kept the vmm from starting, for programs.
+fn failure_reason(exit: &ExitRecord) -> String {
+    let Ended::Failed(failure) = &exit.ended else { return String::new() };
+    let reason = match failure.kind {
+        FailureKind::Spec => DriverReason::VmmSpec,
+        FailureKind::AlreadyRunning => DriverReason::VmmAlreadyRunning,
+        FailureKind::Libkrunfw => DriverReason::Libkrunfw,
+        FailureKind::Kvm => DriverReason::Kvm,
+        FailureKind::Jail => DriverReason::Jail,
+        FailureKind::Libkrun => DriverReason::Libkrun,
+    };
+    reason.name()
+}
+
 /// How a vmm ended, for people. A record of another boot says nothing about this one.
-fn describe(exit: Option<&ExitRecord>, instance_id: &str) -> String {
-    let Some(exit) = exit.filter(|exit| exit.instance_id == instance_id) else {
+fn describe(exit: Option<&ExitRecord>) -> String {
+    let Some(exit) = exit else {
         return "the vmm ended and left no exit record (keeper killed, or host restarted)".into();
     };
     let how = match &exit.ended {

@@ -78,6 +78,14 @@ impl SqliteStore {
         self.gateway_id
     }
 
+    /// Moves what the write-ahead log holds into the file itself, so that `gateway.db` alone is a whole copy.
+    ///
+    /// # Errors
+    /// SQLite's words; nothing is lost, the log is read at the next start.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        checkpoint(&self.connection()).map_err(|e| failed("write the log back", &e))
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // Every call is one statement or one transaction: a panic leaves nothing half done.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,7 +139,12 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<Uuid> {
     }
     let id: String = transaction.query_row("SELECT id FROM gateway", [], |row| row.get(0))?;
     transaction.commit()?;
+    checkpoint(connection)?;
     id.parse().map_err(|_| rusqlite::Error::InvalidQuery)
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 fn failed(act: &str, error: &rusqlite::Error) -> StoreError {
@@ -240,6 +253,7 @@ mod tests {
             instance_id: String::new(),
             floor: 0,
             note: String::new(),
+            reason: String::new(),
             phase_since_ms: 1,
         }
     }

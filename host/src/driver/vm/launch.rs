@@ -71,7 +71,7 @@ async fn hand_over(keeper: &mut Child, spec: &VmmSpec) -> Result<String, String>
 
 fn failed(spec: &VmmSpec, cause: String) -> DriverError {
     DriverError {
-        reason: DriverReason::Runtime,
+        reason: DriverReason::ProgramMissing,
         message: format!("failed to start the VM of sandbox {}: {cause}", spec.sandbox_id),
         remedy: "check that openshell-vmm runs on this machine and is of the gateway's version".to_owned(),
     }

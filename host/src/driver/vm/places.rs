@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! <id>/        0700   gateway
-//!   stage/     0700   gateway            files are written here and renamed into share/
-//!   share/     0750   gateway : jail id  what the guest sees
+//!   stage/            rotation's         files are written here and renamed into share/
+//!   share/            rotation's         what the guest sees; never made or touched here: a running guest pins it
 //!   ctl/       0710   gateway : jail id  holds the socket; the directory is what guards it
 //!   run/       0700   gateway            the keeper's lock, console and exit record
 //! ```
 //!
-//! Where the gateway is root every sandbox has a numeric id of its own, as uid and gid. It is the group of `share/`,
+//! Where the gateway is root every sandbox has a numeric id of its own, as uid and gid. It is the group of `ctl/`,
 //! and stands nowhere else. Where the gateway is not root, all belongs to its user, with the same modes.
 
 use std::{
@@ -50,10 +50,8 @@ impl Sandboxes {
         let failed = |error| failure("make the directories", sandbox_id, &directory, error);
         make(&self.root, 0o700, None).map_err(failed)?;
         make(&directory, 0o700, None).map_err(failed)?;
-        make(&directory.join(layout::STAGE_DIR), 0o700, None).map_err(failed)?;
         make(&directory.join(layout::RUN_DIR), 0o700, None).map_err(failed)?;
         let id = self.choose_id(sandbox_id).map_err(failed)?;
-        make(&directory.join(layout::CTL_DIR), 0o710, id).map_err(failed)?;
         Ok(Places {
             owner: id.map(|id| (id, id)),
             endpoint: format!("vsock://{}:{}", layout::HOST_CID, layout::CONTROL_PORT),
@@ -67,25 +65,25 @@ impl Sandboxes {
         if self.base.is_none() {
             return Ok(None);
         }
-        let share = self.directory(sandbox_id).join(layout::SHARE_DIR);
-        match share.metadata() {
+        let ctl = self.directory(sandbox_id).join(layout::CTL_DIR);
+        match ctl.metadata() {
             Ok(data) => Ok(Some(data.gid())),
-            Err(error) => Err(failure("look at the directories", sandbox_id, &share, error)),
+            Err(error) => Err(failure("look at the directories", sandbox_id, &ctl, error)),
         }
     }
 
     fn choose_id(&self, sandbox_id: Uuid) -> io::Result<Option<u32>> {
-        let share = self.directory(sandbox_id).join(layout::SHARE_DIR);
-        let Some(base) = self.base else { return make(&share, 0o750, None).map(|()| None) };
+        let ctl = self.directory(sandbox_id).join(layout::CTL_DIR);
+        let Some(base) = self.base else { return make(&ctl, 0o710, None).map(|()| None) };
         let _one = self.choosing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let group = |path: PathBuf| path.metadata().ok().map(|data| data.gid()).filter(|gid| *gid >= base);
-        let own = group(share.clone());
+        let own = group(ctl.clone());
         let id = own.unwrap_or_else(|| {
             let others = self.found().into_iter().filter(|id| *id != sandbox_id);
-            let taken = others.filter_map(|id| group(self.directory(id).join(layout::SHARE_DIR))).collect();
+            let taken = others.filter_map(|id| group(self.directory(id).join(layout::CTL_DIR))).collect();
             choose(base, sandbox_id, &taken)
         });
-        make(&share, 0o750, Some(id)).map(|()| Some(id))
+        make(&ctl, 0o710, Some(id)).map(|()| Some(id))
     }
 
     pub(super) fn found(&self) -> Vec<Uuid> {
@@ -162,7 +160,7 @@ mod tests {
         assert_eq!(sandboxes.prepare(one).unwrap(), places);
         assert_eq!(places.endpoint, "vsock://2:5100");
         assert!(places.socket.ends_with("ctl/gateway.sock"));
-        for (name, mode) in [("stage", 0o700), ("share", 0o750), ("ctl", 0o710), ("run", 0o700)] {
+        for (name, mode) in [("ctl", 0o710), ("run", 0o700)] {
             let data = places.directory.join(name).metadata().unwrap();
             assert_eq!(data.mode() & 0o7777, mode, "{name}");
         }

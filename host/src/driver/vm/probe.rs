@@ -66,7 +66,7 @@ async fn run(config: &VmDriverConfig) -> Result<(), DriverError> {
 
 fn failed(vmm: &Path, cause: String) -> DriverError {
     DriverError {
-        reason: DriverReason::Runtime,
+        reason: DriverReason::ProgramMissing,
         message: format!("failed to check KVM with {}: {cause}", vmm.display()),
         remedy: "check that openshell-vmm runs on this machine and is of the gateway's version".to_owned(),
     }

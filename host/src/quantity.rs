@@ -1,9 +1,6 @@
 //! Quantities as Kubernetes writes them: `512Mi`, `1G`, `2`, `2000m`.
 
-/// The least memory that a guest boots with, in MiB.
-pub const MEMORY_MIN_MIB: u32 = 128;
-/// The most virtual CPUs that libkrun gives a guest here.
-pub const CPUS_MAX: u8 = 32;
+use proto::vmm::{MEMORY_MIB, VCPUS};
 
 const UNITS: [(&str, u64); 9] = [
     ("Ki", 1 << 10),
@@ -28,27 +25,24 @@ pub fn memory_mib(text: &str) -> Result<u32, String> {
     }
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)).ok_or_else(bad)?;
     let mib = u32::try_from(bytes.div_ceil(1 << 20)).map_err(|_| bad())?;
-    if mib < MEMORY_MIN_MIB {
-        return Err(format!("{text} of memory is too little for a guest; give at least {MEMORY_MIN_MIB}Mi"));
+    let least = *MEMORY_MIB.start();
+    if mib < least {
+        return Err(format!("{text} of memory is too little for a guest; give at least {least}Mi"));
     }
     Ok(mib)
 }
 
-/// Virtual CPUs, 1 to [`CPUS_MAX`]; the error says what would be right.
+/// Virtual CPUs within [`VCPUS`]; the error says what would be right. A microVM has whole CPUs: half of one is one.
 pub fn cpus(text: &str) -> Result<u8, String> {
-    let bad = || format!("`{}` is not a number of CPUs from 1 to {CPUS_MAX}", text.escape_debug());
+    let bad = || format!("`{}` is not a number of CPUs from 1 to {}, like 2 or 500m", text.escape_debug(), VCPUS.end());
     let milli = text.strip_suffix('m');
     let digits = milli.unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(bad());
     }
     let number = digits.parse::<u32>().map_err(|_| bad())?;
-    let whole = match milli {
-        Some(_) if number % 1000 != 0 => return Err(format!("`{text}` is not a whole number of CPUs")),
-        Some(_) => number / 1000,
-        None => number,
-    };
-    u8::try_from(whole).ok().filter(|cpus| (1..=CPUS_MAX).contains(cpus)).ok_or_else(bad)
+    let whole = if milli.is_some() { number.div_ceil(1000) } else { number };
+    u8::try_from(whole).ok().filter(|cpus| VCPUS.contains(cpus)).ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -87,7 +81,8 @@ mod tests {
             ("2000m", Some(2)),
             ("33", None),
             ("0", None),
-            ("1500m", None),
+            ("1500m", Some(2)),
+            ("500m", Some(1)),
             ("0m", None),
             ("", None),
             ("m", None),
