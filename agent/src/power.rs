@@ -6,7 +6,7 @@ use rustix::fs::sync;
 use rustix::mount::{MountFlags, mount_remount};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::sys::krun;
+use crate::sys::raw;
 
 /// Exit code of a guest whose agent could not boot it: `EX_SOFTWARE` of sysexits. The console says which step.
 pub const EXIT_BOOT_FAILED: u8 = 70;
@@ -30,7 +30,7 @@ impl Power {
         let _ = mount_remount("/", MountFlags::RDONLY, "");
         match &self.share {
             Some(share) => {
-                if let Err(error) = krun::set_exit_code(share, code) {
+                if let Err(error) = raw::set_exit_code(share, code) {
                     tracing::error!(code, %error, "failed to hand over the exit code");
                 }
             }

@@ -2,9 +2,9 @@
 //! would be a decision that no test sees.
 
 pub mod clock;
-#[allow(unsafe_code)]
-pub mod krun;
 pub mod loopback;
 pub mod privileges;
 pub mod processes;
+#[allow(unsafe_code)]
+pub mod raw;
 pub mod seccomp;

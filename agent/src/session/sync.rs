@@ -74,8 +74,8 @@ mod tests {
             (1100, 1000, 0, None),
             (1101, 1000, 0, Some(1000)),
             (899, 1000, 0, Some(1000)),
-            (1000, 1280, 200, None),
-            (1000, 1300, 200, Some(1400)),
+            (1000, 1200, 200, None),
+            (1000, 1201, 200, Some(1301)),
             (9000, 1000, 200, Some(1100)),
         ] {
             assert_eq!(correction(ms(guest), ms(host), ms(round_trip)), to.map(ms), "{guest} {host} {round_trip}");

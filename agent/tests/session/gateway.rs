@@ -1,0 +1,301 @@
+//! A gateway that does as little as a session needs, on a unix socket.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
+use proto::openshell::v1::*;
+use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
+use proto::openshell::vm::v1::{StopOrder, SyncReply, SyncRequest};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status, Streaming};
+
+type Reply<T> = Result<Response<T>, Status>;
+type Outbox = mpsc::Sender<Result<GatewayMessage, Status>>;
+
+/// What it was told, and what it is to say.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) hellos: Vec<SupervisorHello>,
+    /// Connection and bearer of each Sync.
+    pub(crate) syncs: Vec<(usize, String)>,
+    pub(crate) agent: Option<(String, String)>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) heartbeats: u32,
+    pub(crate) relay_results: Vec<RelayOpenResult>,
+    pub(crate) stop: Option<StopOrder>,
+    pub(crate) reject: Option<String>,
+    pub(crate) refuse_reports: u32,
+    session: Option<Outbox>,
+    relay: Option<(Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>)>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<u64>,
+    heartbeat: Duration,
+}
+
+/// Ends the listener and all of its connections.
+pub(crate) struct Running(tokio::task::AbortHandle, watch::Sender<bool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+        self.1.send_replace(true);
+    }
+}
+
+impl Gateway {
+    pub(crate) fn new(heartbeat: Duration) -> Self {
+        Self { state: Arc::default(), changed: watch::Sender::new(0), heartbeat }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Resolves when the state is such.
+    pub(crate) async fn until(&self, what: &str, mut such: impl FnMut(&State) -> bool) {
+        let deadline = Duration::from_secs(20);
+        let mut changed = self.changed.subscribe();
+        let waiting = changed.wait_for(|_| such(&self.state()));
+        if tokio::time::timeout(deadline, waiting).await.is_err() {
+            panic!("not within {deadline:?}: {what}");
+        }
+    }
+
+    pub(crate) fn listen(&self, socket: &Path) -> Running {
+        let _ = std::fs::remove_file(socket);
+        let listener = UnixListener::bind(socket).unwrap();
+        let kill = watch::Sender::new(false);
+        let killed = kill.subscribe();
+        let number = std::sync::atomic::AtomicUsize::new(0);
+        let incoming = async_incoming(listener, killed, number);
+        let serving = Server::builder()
+            .initial_connection_window_size(proto::budget::VM_CONNECTION_WINDOW)
+            .initial_stream_window_size(proto::budget::VM_STREAM_WINDOW)
+            .add_service(OpenShellServer::new(self.clone()))
+            .add_service(VmServer::new(self.clone()))
+            .serve_with_incoming(incoming);
+        let task = tokio::spawn(async move { drop(serving.await) });
+        Running(task.abort_handle(), kill)
+    }
+
+    pub(crate) async fn say(&self, payload: gateway_message::Payload) {
+        let session = self.state().session.clone().unwrap();
+        session.send(Ok(GatewayMessage { payload: Some(payload) })).await.unwrap();
+    }
+
+    /// An extra heartbeat.
+    pub(crate) async fn nudge(&self) {
+        self.say(gateway_message::Payload::Heartbeat(GatewayHeartbeat {})).await;
+    }
+
+    /// Opens a relay; both its ends.
+    pub(crate) async fn relay(
+        &self,
+        target: relay_open::Target,
+    ) -> (Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>) {
+        let open = RelayOpen { channel_id: "relay-1".to_owned(), target: Some(target) };
+        self.say(gateway_message::Payload::RelayOpen(open)).await;
+        self.until("a relay is open", |state| state.relay.is_some()).await;
+        self.state().relay.take().unwrap()
+    }
+}
+
+/// The number of a connection.
+#[derive(Clone, Copy)]
+struct Number(usize);
+
+struct Connection {
+    stream: UnixStream,
+    number: Number,
+    killed: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+fn async_incoming(
+    listener: UnixListener,
+    killed: watch::Receiver<bool>,
+    next: std::sync::atomic::AtomicUsize,
+) -> impl Stream<Item = std::io::Result<Connection>> {
+    tokio_stream::wrappers::UnixListenerStream::new(listener).map(move |stream| {
+        let mut killed = killed.clone();
+        let killed = Box::pin(async move { drop(killed.wait_for(|killed| *killed).await) });
+        let number = Number(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        Ok(Connection { stream: stream?, number, killed })
+    })
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Number;
+
+    fn connect_info(&self) -> Number {
+        self.number
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.killed.as_mut().poll(cx).is_ready() {
+            self.killed = Box::pin(std::future::ready(()));
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+fn header<T>(request: &Request<T>, name: &str) -> String {
+    request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+#[tonic::async_trait]
+impl Vm for Gateway {
+    async fn sync(&self, request: Request<SyncRequest>) -> Reply<SyncReply> {
+        let Number(connection) = *request.extensions().get::<Number>().unwrap();
+        let bearer = header(&request, "authorization");
+        self.note(|state| state.syncs.push((connection, bearer)));
+        let stop = self.state().stop.clone();
+        Ok(Response::new(SyncReply { wall_time: Some(SystemTime::now().into()), published_generation: 0, stop }))
+    }
+}
+
+macro_rules! unserved {
+    ($($name:ident($request:ty) -> $reply:ty;)*) => {
+        $(fn $name<'a, 'async_trait>(
+            &'a self,
+            _: Request<$request>,
+        ) -> Pin<Box<dyn Future<Output = Reply<$reply>> + Send + 'async_trait>>
+        where
+            'a: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(std::future::ready(Err(Status::unimplemented(stringify!($name)))))
+        })*
+    };
+}
+
+type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl OpenShell for Gateway {
+    type ConnectSupervisorStream = ReceiverStream<Result<GatewayMessage, Status>>;
+    type RelayStreamStream = ReceiverStream<Result<RelayFrame, Status>>;
+    type WatchSandboxStream = Boxed<SandboxStreamEvent>;
+    type ExecSandboxStream = Boxed<ExecSandboxEvent>;
+    type ExecSandboxInteractiveStream = Boxed<ExecSandboxEvent>;
+
+    async fn connect_supervisor(
+        &self,
+        request: Request<Streaming<SupervisorMessage>>,
+    ) -> Reply<Self::ConnectSupervisorStream> {
+        let agent = (header(&request, "x-openshell-agent-version"), header(&request, "x-openshell-protocol"));
+        let mut inbox = request.into_inner();
+        let Some(supervisor_message::Payload::Hello(hello)) = inbox.message().await?.and_then(|m| m.payload) else {
+            return Err(Status::invalid_argument("no hello"));
+        };
+        let (outbox, stream) = mpsc::channel(16);
+        let reject = self.state().reject.clone();
+        let answer = match reject {
+            Some(reason) => gateway_message::Payload::SessionRejected(SessionRejected { reason }),
+            None => gateway_message::Payload::SessionAccepted(SessionAccepted {
+                session_id: "session".to_owned(),
+                heartbeat_interval: self.heartbeat.try_into().ok(),
+            }),
+        };
+        let _ = outbox.send(Ok(GatewayMessage { payload: Some(answer) })).await;
+        tokio::spawn(beat(outbox.clone(), self.heartbeat));
+        self.note(|state| {
+            state.agent = Some(agent);
+            state.hellos.push(hello);
+            state.session = Some(outbox);
+        });
+        let gateway = self.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = inbox.message().await {
+                gateway.note(|state| match message.payload {
+                    Some(supervisor_message::Payload::Heartbeat(_)) => state.heartbeats += 1,
+                    Some(supervisor_message::Payload::RelayOpenResult(result)) => state.relay_results.push(result),
+                    _ => {}
+                });
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn relay_stream(&self, request: Request<Streaming<RelayFrame>>) -> Reply<Self::RelayStreamStream> {
+        let mut frames = request.into_inner();
+        let Some(relay_frame::Payload::Init(_)) = frames.message().await?.and_then(|frame| frame.payload) else {
+            return Err(Status::invalid_argument("no init"));
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        self.note(|state| state.relay = Some((frames, sender)));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn report_main_process_exit(
+        &self,
+        request: Request<ReportMainProcessExitRequest>,
+    ) -> Reply<ReportMainProcessExitResponse> {
+        let mut refused = false;
+        self.note(|state| match state.refuse_reports.checked_sub(1) {
+            Some(left) => (state.refuse_reports, refused) = (left, true),
+            None => state.exit_code = Some(request.into_inner().exit_code),
+        });
+        if refused { Err(Status::aborted("again")) } else { Ok(Response::new(ReportMainProcessExitResponse {})) }
+    }
+
+    unserved! {
+        health(HealthRequest) -> HealthResponse;
+        get_gateway_info(GetGatewayInfoRequest) -> GetGatewayInfoResponse;
+        create_sandbox(CreateSandboxRequest) -> SandboxResponse;
+        get_sandbox(GetSandboxRequest) -> SandboxResponse;
+        list_sandboxes(ListSandboxesRequest) -> ListSandboxesResponse;
+        delete_sandbox(DeleteSandboxRequest) -> DeleteSandboxResponse;
+        stop_sandbox(StopSandboxRequest) -> SandboxResponse;
+        start_sandbox(StartSandboxRequest) -> SandboxResponse;
+        watch_sandbox(WatchSandboxRequest) -> Self::WatchSandboxStream;
+        exec_sandbox(ExecSandboxRequest) -> Self::ExecSandboxStream;
+        exec_sandbox_interactive(Streaming<ExecSandboxInput>) -> Self::ExecSandboxInteractiveStream;
+    }
+}
+
+async fn beat(session: Outbox, interval: Duration) {
+    let mut interval = tokio::time::interval(interval);
+    loop {
+        interval.tick().await;
+        let heartbeat = gateway_message::Payload::Heartbeat(GatewayHeartbeat {});
+        if session.send(Ok(GatewayMessage { payload: Some(heartbeat) })).await.is_err() {
+            return;
+        }
+    }
+}
