@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let config = match Config::load(&arguments.flags, &environment) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("error: {error}");
             return exit::ExitCode::Usage.into();
         }
     };

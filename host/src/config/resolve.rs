@@ -63,7 +63,7 @@ impl Resolving<'_> {
         let vmm_bin = self.directory(Key::VmmBin, |env| Ok(env.executable_dir.join("openshell-vmm")));
         let libkrunfw = self.libkrunfw();
         let image_dir =
-            self.directory(Key::ImageDir, |env| below(env, "XDG_DATA_HOME", ".local/share", "openshell/images"));
+            self.directory(Key::ImageDir, image_dir);
         let default_image = self.text(Key::DefaultImage, image);
         let max_cpus = self.or_else(Key::MaxCpus, quantity::cpus, || {
             u8::try_from(env.cpus.clamp(1, usize::from(*VCPUS.end()))).unwrap_or(1)
@@ -156,6 +156,14 @@ fn absolute(value: &Value, environment: &Environment) -> Result<PathBuf, String>
         Origin::File { .. } => Err(format!("`{}` is not an absolute path", value.text.escape_debug())),
         _ => Ok(environment.current_dir.join(path)),
     }
+}
+
+fn image_dir(env: &Environment) -> Result<PathBuf, String> {
+    let sibling = env.executable_dir.join("images");
+    if sibling.is_dir() {
+        return Ok(sibling);
+    }
+    below(env, "XDG_DATA_HOME", ".local/share", "openshell/images")
 }
 
 fn below(environment: &Environment, variable: &str, below_home: &str, rest: &str) -> Result<PathBuf, String> {

@@ -362,7 +362,8 @@ impl Owner {
         let exit = exit.filter(|exit| exit.instance_id == self.record.instance_id);
         let how = describe(exit.as_ref());
         tracing::info!(sandbox = %self.record.id, early, how, "compute is gone");
-        if self.record.machine.phase != Phase::Stopping {
+        // Expected where it was told to end; and the evidence of an `Error` is about what came before.
+        if self.record.machine.phase.is_booting() || self.record.machine.phase == Phase::Ready {
             self.record.note = how;
             self.record.reason = exit.as_ref().map(failure_reason).unwrap_or_default();
         }

@@ -81,10 +81,10 @@ async fn creates_that_are_refused_leave_nothing() {
         (with_spec(|spec| spec.command = vec!["x".repeat(256 * 1024 + 1)]), Code::InvalidArgument, "command"),
         (with_spec(|spec| spec.command = vec![String::new()]), Code::InvalidArgument, "command"),
         (with_spec(|spec| spec.command = vec!["a\0".into()]), Code::InvalidArgument, "NUL"),
-        (limit("cpu", "5"), Code::InvalidArgument, "must be 1 to 4"),
-        (limit("cpu", "0"), Code::InvalidArgument, "cpus `0`"),
-        (limit("memory", "64Mi"), Code::InvalidArgument, "128Mi to 4096Mi"),
-        (limit("memory", "5Gi"), Code::InvalidArgument, "memory `5Gi`"),
+        (limit("cpu", "5"), Code::InvalidArgument, "5 is more than 4"),
+        (limit("cpu", "0"), Code::InvalidArgument, "cpus: `0`"),
+        (limit("memory", "64Mi"), Code::InvalidArgument, "at least 128Mi"),
+        (limit("memory", "5Gi"), Code::InvalidArgument, "5Gi is more than 4096Mi"),
         (CreateSandboxRequest { workspace_scope: Some(elsewhere), ..named("dev") }, Code::NotFound, "elsewhere"),
     ] {
         let status = user.create_sandbox(request).await.expect_err(word);
