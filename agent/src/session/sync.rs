@@ -35,8 +35,12 @@ async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<u64, S
         .into_inner();
     let round_trip = sent.elapsed();
     if session.presented.fetch_max(generation, Ordering::Relaxed) < generation {
-        tracing::info!(generation, round_trip_us = round_trip.as_micros(), resident_kib = processes::resident_kib(),
-            "presented a new token");
+        tracing::info!(
+            generation,
+            round_trip_us = round_trip.as_micros(),
+            resident_kib = processes::resident_kib(),
+            "presented a new token"
+        );
     }
     step_clock(&reply, round_trip);
     if let Some(order) = reply.stop {

@@ -43,8 +43,7 @@ async fn never_spoke() {
     assert!(status.main_process_instance_id.starts_with("2-"), "one retry: {status:?}");
     assert_eq!(status.exit_code, None, "nobody reported one");
     assert!(evidence.contains("the vmm exited with code 0"), "{evidence}");
-    assert!(evidence.contains("Kernel panic - not syncing"), "{evidence}");
-    assert!(world.console(&sandbox).contains("guest-probe: exit"), "{}", world.console(&sandbox));
+    assert!(evidence.contains("console:\nguest-probe: exit"), "{evidence}");
     world.delete("mute").await;
     assert_eq!(world.traces(), Vec::<String>::new());
 }

@@ -41,7 +41,10 @@ impl Api {
         self.run(request, inputs).await
     }
 
-    pub(super) async fn exec_interactive(&self, mut inbound: Streaming<ExecSandboxInput>) -> Result<ExecEvents, Status> {
+    pub(super) async fn exec_interactive(
+        &self,
+        mut inbound: Streaming<ExecSandboxInput>,
+    ) -> Result<ExecEvents, Status> {
         let first = timeout(proto::budget::HELLO, inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no start within the deadline"))??;
@@ -136,7 +139,7 @@ fn check(request: &ExecSandboxRequest) -> Result<(), Status> {
 
 fn time_limit(request: &ExecSandboxRequest) -> Result<Option<Duration>, Status> {
     let Some(limit) = request.execution_timeout else { return Ok(None) };
-    let limit = Duration::try_from(limit)
-        .map_err(|_| Status::invalid_argument("execution_timeout: must not be negative"))?;
+    let limit =
+        Duration::try_from(limit).map_err(|_| Status::invalid_argument("execution_timeout: must not be negative"))?;
     Ok((!limit.is_zero()).then_some(limit))
 }

@@ -18,9 +18,9 @@ use crate::identity::guard::{Denial, permits, rule};
 use crate::identity::principal::{Principal, Transport, authenticate, bearer};
 use crate::identity::refusal::{PUBLIC_REFUSAL, Refusal};
 use crate::identity::verify::Verifier;
+use crate::rotation::clock::Clock;
 use crate::rotation::leases::Lease;
 use crate::rotation::receipts::Receipts;
-use crate::rotation::clock::Clock;
 use crate::sandbox::registry::Registry;
 
 /// What authentication works with.
@@ -91,7 +91,7 @@ impl<S> Guarded<S> {
         let receipt = self.authority.receipts.presented(*id, claims.generation, Instant::now());
         if let Some(delay) = receipt {
             tracing::info!(sandbox = %id, generation = claims.generation, jti = %claims.jti,
-                delay_ms = delay.as_millis() as u64, "audit: first presentation");
+                delay_us = delay.as_micros() as u64, "audit: first presentation");
         }
     }
 

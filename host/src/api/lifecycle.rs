@@ -54,7 +54,10 @@ impl Api {
         rest.retain(|handle| handle.name.as_str() > request.page_token.as_str());
         let next_page_token = if rest.len() > size { rest[size - 1].name.clone() } else { String::new() };
         rest.truncate(size);
-        Ok(ListSandboxesResponse { sandboxes: rest.iter().map(|handle| self.sandbox(handle)).collect(), next_page_token })
+        Ok(ListSandboxesResponse {
+            sandboxes: rest.iter().map(|handle| self.sandbox(handle)).collect(),
+            next_page_token,
+        })
     }
 
     pub(super) async fn start(&self, request: &StartSandboxRequest) -> Result<SandboxResponse, Status> {
@@ -78,7 +81,8 @@ impl Api {
 
     pub(super) async fn delete(&self, request: &DeleteSandboxRequest) -> Result<DeleteSandboxResponse, Status> {
         workspace(request.workspace_scope.as_ref())?;
-        let reply = |outcome: DeletionOutcome, sandbox_id| DeleteSandboxResponse { outcome: outcome.into(), sandbox_id };
+        let reply =
+            |outcome: DeletionOutcome, sandbox_id| DeleteSandboxResponse { outcome: outcome.into(), sandbox_id };
         let handle = match self.find(&request.name) {
             Err(_) if request.allow_missing => return Ok(reply(DeletionOutcome::AlreadyAbsent, String::new())),
             found => found?,
@@ -137,9 +141,10 @@ pub(super) fn workspace(selector: Option<&WorkspaceSelector>) -> Result<(), Stat
     match selector.and_then(|selector| selector.selection.as_ref()) {
         None | Some(Selection::AllWorkspaces(_)) => Ok(()),
         Some(Selection::Workspace(name)) if name.is_empty() || name == WORKSPACE => Ok(()),
-        Some(Selection::Workspace(name)) => {
-            Err(Status::not_found(format!("workspace `{}` does not exist; there is only `{WORKSPACE}`", name.escape_debug())))
-        }
+        Some(Selection::Workspace(name)) => Err(Status::not_found(format!(
+            "workspace `{}` does not exist; there is only `{WORKSPACE}`",
+            name.escape_debug()
+        ))),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use prost_types::Timestamp;
 use proto::annotation;
 use proto::openshell::datamodel::v1::ObjectMeta;
 use proto::openshell::v1::{Sandbox, SandboxCondition, SandboxSpec, SandboxStatus, SandboxTemplate};
-use prost_types::Timestamp;
 
 use super::services::Api;
 use crate::sandbox::phase::Phase;
@@ -86,7 +86,12 @@ impl Api {
     /// Whether the published generation has been presented.
     fn token_condition(&self, view: &View) -> Option<SandboxCondition> {
         let published = self.rotation.published(view.record.id)?;
-        let seen = self.receipts.latest(view.record.id).and_then(|receipt| receipt.seen).map(|(seen, _)| seen).unwrap_or_default();
+        let seen = self
+            .receipts
+            .latest(view.record.id)
+            .and_then(|receipt| receipt.seen)
+            .map(|(seen, _)| seen)
+            .unwrap_or_default();
         let delivered = seen >= published.generation;
         Some(SandboxCondition {
             r#type: "TokenDelivered".into(),

@@ -31,7 +31,13 @@ pub async fn user(stream: UnixStream, routes: Routes, authority: Arc<Authority>,
 ///
 /// hyper reads whatever arrives for as long as this runs, and the windows are smaller than the vmm's socket buffer:
 /// both are needed, because a peer that does not read freezes the whole VM.
-pub async fn sandbox(stream: UnixStream, routes: Routes, authority: Arc<Authority>, transport: Transport, lease: Lease) {
+pub async fn sandbox(
+    stream: UnixStream,
+    routes: Routes,
+    authority: Arc<Authority>,
+    transport: Transport,
+    lease: Lease,
+) {
     let service = Guarded::new(routes, authority, transport, Some(lease.clone()));
     let mut builder = builder();
     builder

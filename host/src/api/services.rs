@@ -18,8 +18,8 @@ use super::lifecycle::Events;
 use super::reply::timestamp;
 use crate::identity::host_key::HostKeys;
 use crate::identity::principal::Principal;
-use crate::rotation::receipts::Receipts;
 use crate::rotation::clock::Clock;
+use crate::rotation::receipts::Receipts;
 use crate::rotation::rotor::Rotation;
 use crate::sandbox::decide::Event;
 use crate::sandbox::phase::Phase;
@@ -129,7 +129,10 @@ impl OpenShell for Api {
         }))
     }
 
-    async fn create_sandbox(&self, request: Request<CreateSandboxRequest>) -> Result<Response<SandboxResponse>, Status> {
+    async fn create_sandbox(
+        &self,
+        request: Request<CreateSandboxRequest>,
+    ) -> Result<Response<SandboxResponse>, Status> {
         self.create(request.into_inner()).await.map(Response::new)
     }
 

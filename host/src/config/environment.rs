@@ -5,9 +5,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::tmpfs::is_tmpfs;
 use super::keys::{Given, KEYS, Value};
 use super::problem::{Origin, Problem};
+use crate::tmpfs::is_tmpfs;
 
 type Lookup = Box<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 

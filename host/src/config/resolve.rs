@@ -62,8 +62,7 @@ impl Resolving<'_> {
         let env = self.environment;
         let vmm_bin = self.directory(Key::VmmBin, |env| Ok(env.executable_dir.join("openshell-vmm")));
         let libkrunfw = self.libkrunfw();
-        let image_dir =
-            self.directory(Key::ImageDir, image_dir);
+        let image_dir = self.directory(Key::ImageDir, image_dir);
         let default_image = self.text(Key::DefaultImage, image);
         let max_cpus = self.or_else(Key::MaxCpus, quantity::cpus, || {
             u8::try_from(env.cpus.clamp(1, usize::from(*VCPUS.end()))).unwrap_or(1)

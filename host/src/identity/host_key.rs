@@ -30,7 +30,10 @@ impl HostKeys {
     pub fn load_or_create(state_dir: &Path) -> Result<Self, String> {
         let path = state_dir.join(SEED_FILE);
         let explain = |cause: String| {
-            format!("failed to use {}: {cause}; restore it from a copy, or remove it to give sandboxes new host keys", path.display())
+            format!(
+                "failed to use {}: {cause}; restore it from a copy, or remove it to give sandboxes new host keys",
+                path.display()
+            )
         };
         if !path.exists() {
             create(state_dir, &path).map_err(|e| explain(e.to_string()))?;
@@ -46,8 +49,12 @@ impl HostKeys {
 
     fn key(&self, sandbox_id: Uuid) -> Result<PrivateKey, String> {
         // Every input has a fixed length, so a plain hash of their concatenation is a sound derivation.
-        let derived: [u8; 32] =
-            Sha256::new().chain_update(self.seed.expose_secret()).chain_update(DOMAIN).chain_update(sandbox_id).finalize().into();
+        let derived: [u8; 32] = Sha256::new()
+            .chain_update(self.seed.expose_secret())
+            .chain_update(DOMAIN)
+            .chain_update(sandbox_id)
+            .finalize()
+            .into();
         let pair = KeypairData::from(Ed25519Keypair::from_seed(&derived));
         PrivateKey::new(pair, "").map_err(|e| format!("failed to derive the SSH host key of {sandbox_id}: {e}"))
     }

@@ -113,7 +113,15 @@ pub fn timer(machine: &Machine) -> Option<Timer> {
 impl Machine {
     /// A sandbox that was just created, about to launch its first boot.
     pub fn created() -> Self {
-        Self { phase: Phase::Provisioning, boot: 1, connected: false, main_exit: None, crashes: 0, silent: 0, restarts: 0 }
+        Self {
+            phase: Phase::Provisioning,
+            boot: 1,
+            connected: false,
+            main_exit: None,
+            crashes: 0,
+            silent: 0,
+            restarts: 0,
+        }
     }
 
     fn boot_again(&self, phase: Phase) -> Self {

@@ -44,7 +44,9 @@ pub async fn launch(deps: &Deps, record: &mut Record) -> Result<(), LaunchError>
     let id = record.id;
     if deps.driver.is_running(id) {
         let gone = timeout(EARLIER_BOOT, deps.driver.wait_gone(id)).await;
-        gone.map_err(|_| format!("the compute of an earlier boot of {} did not end within {EARLIER_BOOT:?}", record.name))?;
+        gone.map_err(|_| {
+            format!("the compute of an earlier boot of {} did not end within {EARLIER_BOOT:?}", record.name)
+        })?;
     }
     let places = deps.driver.prepare(id)?;
     deps.link.open(id, &places.socket)?;

@@ -10,8 +10,8 @@ use super::decide::Machine;
 use super::driver::{Compute, DriverError};
 use super::record::{Record, StoreError};
 use super::spec::{Bounds, check};
-use super::view::wall_ms;
 use super::task::{Beginning, Deps, Handle, spawn};
+use super::view::wall_ms;
 
 /// Why a sandbox was not created.
 #[derive(Debug)]
@@ -85,12 +85,8 @@ impl Registry {
             return Err(CreateError::NameTaken(request.name.clone()));
         }
         let id = Uuid::new_v4();
-        let compute = Compute {
-            sandbox_id: id,
-            image: spec.image.clone(),
-            vcpus: spec.vcpus,
-            memory_mib: spec.memory_mib,
-        };
+        let compute =
+            Compute { sandbox_id: id, image: spec.image.clone(), vcpus: spec.vcpus, memory_mib: spec.memory_mib };
         self.deps.driver.validate(&compute).await.map_err(CreateError::Driver)?;
         let now = wall_ms(&*self.deps.clock);
         let record = Record {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
 use prost_types::{Struct, value::Kind};
+use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
 use serde::{Deserialize, Serialize};
 
 use crate::quantity;

@@ -43,7 +43,12 @@ pub fn instance_id(boot: u64, unique: uuid::Uuid) -> String {
 }
 
 /// The boot spec of the record's current boot.
-pub fn boot_spec(record: &Record, endpoint: String, ssh_host_key: secrecy::SecretString, wall_time_ms: u64) -> BootSpec {
+pub fn boot_spec(
+    record: &Record,
+    endpoint: String,
+    ssh_host_key: secrecy::SecretString,
+    wall_time_ms: u64,
+) -> BootSpec {
     let main = (!record.spec.command.is_empty()).then(|| proto::boot::MainProcess {
         argv: record.spec.command.clone(),
         tty: record.spec.tty,

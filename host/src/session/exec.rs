@@ -60,8 +60,7 @@ pub enum Output {
 impl From<ExecSandboxRequest> for Exec {
     fn from(request: ExecSandboxRequest) -> Self {
         let size = |given: u32, default: u32| if given == 0 { default } else { given };
-        let terminal =
-            request.tty.then(|| (size(request.cols, DEFAULT_SIZE.0), size(request.rows, DEFAULT_SIZE.1)));
+        let terminal = request.tty.then(|| (size(request.cols, DEFAULT_SIZE.0), size(request.rows, DEFAULT_SIZE.1)));
         Self {
             argv: request.command,
             workdir: request.workdir,
@@ -117,7 +116,12 @@ pub async fn start(
     };
     let (ssh, mut channel) = timeout(proto::budget::RELAY_OPEN, set_up)
         .await
-        .map_err(|_| unavailable("no exec", format!("the agent's SSH server did not answer within {:?}", proto::budget::RELAY_OPEN)))?
+        .map_err(|_| {
+            unavailable(
+                "no exec",
+                format!("the agent's SSH server did not answer within {:?}", proto::budget::RELAY_OPEN),
+            )
+        })?
         .map_err(|error| unavailable("no exec", error.to_string()))?;
     confirm(&mut channel).await.map_err(|why| {
         Status::failed_precondition(format!("sandbox {}: the agent refused to run it: {why}", handle.name))

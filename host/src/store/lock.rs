@@ -36,13 +36,8 @@ impl StateLock {
     pub fn take(state_dir: &Path) -> Result<Self, LockError> {
         let path = state_dir.join("gateway.lock");
         let failed = |cause: std::io::Error| LockError::Failed { path: path.display().to_string(), cause };
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::Held(state_dir.display().to_string())),

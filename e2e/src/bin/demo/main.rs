@@ -164,7 +164,7 @@ async fn no_gap(world: &World, report: &mut Report) {
 async fn stolen_token(world: &World, demo: &Sandbox, report: &mut Report) {
     report.step("a token of `demo` presented from another VM's socket");
     let other = world.ready("other", &[]).await;
-    
+
     let present = async |at: &Sandbox| {
         let channel = channel(&world.places(at).join("ctl/gateway.sock")).await.expect("connect");
         let mut request = Request::new(SyncRequest {});
@@ -175,7 +175,10 @@ async fn stolen_token(world: &World, demo: &Sandbox, report: &mut Report) {
     let own = present(demo).await;
     report.check(own.is_ok(), "from its own socket it is accepted");
     let refused = present(&other).await.err();
-    report.check(refused.as_ref().is_some_and(|status| status.code() == Code::Unauthenticated), "from another's it is refused");
+    report.check(
+        refused.as_ref().is_some_and(|status| status.code() == Code::Unauthenticated),
+        "from another's it is refused",
+    );
     report.detail(&format!("the answer: {}", refused.map(|status| status.message().to_string()).unwrap_or_default()));
 }
 
@@ -214,8 +217,20 @@ async fn smoke(world: &World, report: &mut Report) {
     let image = test_image();
     let image = image.to_str().expect("a path of text");
     let began = Instant::now();
-    let arguments =
-        ["sandbox", "create", "--name", "smoke", "--from", image, "--no-keep", "--no-tty", "--", "/bin/sh", "-lc", "echo agent-ok"];
+    let arguments = [
+        "sandbox",
+        "create",
+        "--name",
+        "smoke",
+        "--from",
+        image,
+        "--no-keep",
+        "--no-tty",
+        "--",
+        "/bin/sh",
+        "-lc",
+        "echo agent-ok",
+    ];
     let output = world.openshell(&arguments).await;
     report.measured("smoke, from command line to command line", began.elapsed());
     let printed = String::from_utf8_lossy(&output.stdout);
