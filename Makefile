@@ -7,7 +7,11 @@ DIST := target/dist
 # The same programs with fault points compiled in; for tests and the demo only.
 TEST_DIST := target/dist-test
 CARGO := cargo
-LAB := e2e/lab/run
+# Everything is found below target/, whatever the caller's environment says.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+unexport CARGO_BUILD_TARGET RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+
+.NOTPARALLEL:
 
 .PHONY: all build build-test setup demo test test-fast test-vm bench guest-image lint clean
 
@@ -35,6 +39,7 @@ guest-image: setup
 	guest-image/build
 
 setup:
+	@test "$$(id -u)" = 0 || { echo "run this as root: images hold files of other owners, and the jail's tests need it" >&2; exit 1; }
 	e2e/setup/packages
 	e2e/setup/libkrunfw
 
@@ -59,7 +64,7 @@ bench: build-test
 	e2e/run-with-kvm target/release/bench
 	if [ -e target/lab/out/bench.json ]; then mv target/lab/out/bench.json target/bench.json; fi
 
-lint:
+lint: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --workspace --all-targets --features host/faults -- -D warnings
 

@@ -262,7 +262,8 @@ impl World {
 
     /// Everything of this world that is still on the host: processes, mounts, files. Empty once all is deleted.
     pub fn traces(&self) -> Vec<String> {
-        let mut traces = self.vmm_processes().into_iter().map(|(pid, line)| format!("process {pid}: {line}")).collect::<Vec<_>>();
+        let mut traces =
+            self.vmm_processes().into_iter().map(|(pid, line)| format!("process {pid}: {line}")).collect::<Vec<_>>();
         let runtime = self.runtime.display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         traces.extend(mounts.lines().filter(|line| line.contains(&runtime)).map(|line| format!("mount {line}")));

@@ -7,7 +7,6 @@ pub mod exec;
 pub mod guard;
 pub mod lifecycle;
 pub mod listeners;
-pub mod refusals;
 pub mod reply;
 pub mod serve;
 pub mod services;

@@ -5,16 +5,18 @@
 //! only then the user's socket opens. The end is quicker: stop listening, stop rotating, let go of the lock. No VM
 //! notices.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use proto::budget;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use uuid::Uuid;
 
 use crate::api::guard::Authority;
 use crate::api::listeners::{Serving, VmListeners, serve_user};
-use crate::api::refusals::Refusals;
 use crate::api::services::Api;
 use crate::config::Config;
 use crate::config::directories::{DirectoryError, prepare_runtime_dir, prepare_state_dir};
@@ -36,11 +38,17 @@ use crate::sandbox::record::StoreError;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::spec::Bounds;
 use crate::sandbox::task::{Deps, Times};
+use crate::session::refusals::Refusals;
 use crate::session::relay::Relays;
 use crate::session::sessions::Sessions;
 use crate::session::supervisor::Supervisors;
-use crate::store::lock::{LockError, StateLock};
+use crate::store::lock::{DirectoryLock, LockError};
 use crate::store::sqlite::{OpenError, SqliteStore};
+
+/// The largest message of a user: an exec with all that it may carry.
+const USER_MESSAGE: usize = 40 * 1024 * 1024;
+/// The largest message of a sandbox: a relay's chunk with its envelope, and what an agent of another maker may put in one.
+const VM_MESSAGE: usize = 128 * 1024;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +74,19 @@ pub enum StartError {
     /// The rotation thread did not start.
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    /// The runtime directory holds sandboxes of another gateway.
+    #[error(
+        "{0} holds sandboxes of another gateway's state directory; start with that state_dir, or name another runtime_dir"
+    )]
+    OtherRuntime(String),
+    /// The runtime directory cannot be marked.
+    #[error("failed to write {path}: {cause}; make the runtime directory writable for this user")]
+    Claim {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: io::Error,
+    },
     /// The user's socket cannot be bound.
     #[error("{0}")]
     Socket(String),
@@ -79,20 +100,27 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     let uid = rustix::process::getuid().as_raw();
     let state_dir = &config.gateway.state_dir;
     prepare_state_dir(state_dir, uid)?;
-    let _lock = StateLock::take(state_dir)?;
+    let _state_lock = DirectoryLock::take(state_dir)?;
     faults::install(state_dir);
     prepare_runtime_dir(&config.gateway.runtime_dir, uid)?;
+    let _runtime_lock = DirectoryLock::take(&config.gateway.runtime_dir)?;
     let store = Arc::new(SqliteStore::open(state_dir)?);
     let keys = Keys::load_or_create(&state_dir.join("jwt"))?;
     let host_keys = Arc::new(HostKeys::load_or_create(state_dir).map_err(StartError::HostKeys)?);
+    claim(&config.gateway.runtime_dir, store.gateway_id())?;
     let gateway = compose(config, uid, &store, &keys, host_keys)?;
     tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), issuer = authority(&store.gateway_id()),
         ttl = ?config.gateway.token_ttl, agent = %config.gateway.agent_bin.display(), state = %state_dir.display(),
         "gateway starts");
     let adopted = gateway.registry.adopt().await?;
     tracing::info!(sandboxes = adopted, "took over the sandboxes of this state directory");
-    tokio::spawn(follow(gateway.events, gateway.registry.clone(), gateway.sessions));
-    let served = serve_user(&config.gateway.socket(), gateway.serving, stop).await;
+    let following = follow(gateway.events, gateway.registry.clone(), gateway.sessions);
+    let socket = config.gateway.socket();
+    let served = tokio::select! {
+        served = serve_user(&socket, gateway.serving, stop) => served.map_err(StartError::Socket),
+        // Tokens would grow old in silence: the next gateway does better.
+        () = following => Err(RotationError::Stopped.into()),
+    };
     tracing::info!("gateway ends; its sandboxes go on");
     if let Err(error) = gateway.rotation.shutdown() {
         tracing::warn!(%error, "rotation did not end in order");
@@ -100,7 +128,23 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     if let Err(error) = store.checkpoint() {
         tracing::warn!(%error, "the store's log stays for the next start");
     }
-    served.map_err(StartError::Socket)
+    served
+}
+
+/// Marks the runtime directory as this gateway's: what another one's sandboxes left there is not ours to clear.
+fn claim(runtime_dir: &Path, gateway_id: Uuid) -> Result<(), StartError> {
+    let path = runtime_dir.join("gateway-id");
+    let failed = |cause| StartError::Claim { path: path.display().to_string(), cause };
+    let found = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error)),
+    };
+    let vms = std::fs::read_dir(runtime_dir.join("vm")).is_ok_and(|mut entries| entries.next().is_some());
+    if found.is_some_and(|found| found != gateway_id.to_string()) && vms {
+        return Err(StartError::OtherRuntime(runtime_dir.display().to_string()));
+    }
+    std::fs::write(&path, gateway_id.to_string()).map_err(failed)
 }
 
 struct Composed {
@@ -157,7 +201,7 @@ fn compose(
         verifier: Verifier::new(keys.ring().clone(), gateway_id, leeway, budget::TTL_MAX),
         registry: registry.clone(),
         receipts: receipts.clone(),
-        refusals,
+        refusals: refusals.clone(),
         clock: clock.clone(),
     };
     let api = Api {
@@ -166,6 +210,7 @@ fn compose(
             registry: registry.clone(),
             sessions: sessions.clone(),
             relays,
+            refusals: refusals.clone(),
             heartbeat: budget::heartbeat(ttl),
         },
         rotation: rotation.clone(),
@@ -176,7 +221,11 @@ fn compose(
         kid: keys.kid().to_string(),
         issuer: authority(&gateway_id),
     };
-    let serving = Serving { routes: api.routes(), authority: Arc::new(guard) };
+    let serving = Serving {
+        user_routes: api.routes(USER_MESSAGE),
+        vm_routes: api.routes(VM_MESSAGE),
+        authority: Arc::new(guard),
+    };
     listeners.serve(serving.clone());
     Ok(Composed { registry, rotation, sessions, serving, events })
 }
@@ -223,8 +272,9 @@ async fn follow(mut events: UnboundedReceiver<RotationEvent>, registry: Registry
             RotationEvent::DirectoryLost { sandbox_id, exp } => {
                 tracing::error!(sandbox = %sandbox_id, exp, "IdentityDirectoryLost; restarting the sandbox onto a fresh one");
                 if let Some(handle) = registry.get(sandbox_id) {
-                    // A refusal means that it is on its way down already.
-                    drop(handle.ask(Event::DirectoryLost).await);
+                    // On its own: a kill takes its time, and other sandboxes have news. A refusal means that this one
+                    // is on its way down already.
+                    tokio::spawn(async move { handle.ask(Event::DirectoryLost).await });
                 }
             }
         }

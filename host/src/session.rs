@@ -4,6 +4,7 @@
 //! on the session and the agent opens back as `RelayStream`. Execs run over SSH inside a relay.
 
 pub mod exec;
+pub mod refusals;
 pub mod relay;
 pub mod sessions;
 pub mod supervisor;

@@ -3,7 +3,8 @@
 use rustix::net::{AddressFamily, SocketType, socket};
 
 pub(crate) fn attempt() {
-    let families = [("vsock", AddressFamily::from_raw(40)), ("unix", AddressFamily::UNIX), ("inet", AddressFamily::INET)];
+    let families =
+        [("vsock", AddressFamily::from_raw(40)), ("unix", AddressFamily::UNIX), ("inet", AddressFamily::INET)];
     for (name, family) in families {
         for (kind_name, kind) in [("stream", SocketType::STREAM), ("datagram", SocketType::DGRAM)] {
             match socket(family, kind, None) {

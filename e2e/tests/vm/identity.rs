@@ -44,7 +44,8 @@ async fn damage() {
         damage();
         assert!(!sound(&share), "{what}: not damaged");
         let began = Instant::now();
-        until(&format!("the token to be healed after it was {what}"), patience, async || sound(&share).then_some(())).await;
+        until(&format!("the token to be healed after it was {what}"), patience, async || sound(&share).then_some(()))
+            .await;
         println!("identity: {what}, healed after {:.1} s", began.elapsed().as_secs_f64());
     }
     assert_eq!(sessions(), before, "the session did not notice");
@@ -66,7 +67,8 @@ async fn damage() {
 fn sound(share: &std::path::Path) -> bool {
     let file = share.join("sandbox.jwt");
     let names = fs::read_dir(share).into_iter().flatten().flatten().count();
-    let regular = file.symlink_metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o7777 == 0o400);
+    let regular =
+        file.symlink_metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o7777 == 0o400);
     let token = fs::read_to_string(&file).unwrap_or_default();
     // The last of its three parts is a signature of 64 bytes.
     let whole = token.split('.').count() == 3 && token.rsplit('.').next().is_some_and(|part| part.len() == 86);

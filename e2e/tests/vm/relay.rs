@@ -11,10 +11,14 @@ use crate::uptime::{TICKER, longest_gap, ticks};
 use crate::{TTL, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("relay::a_gateway_that_stops_reading_does_not_stop_the_vm", stopped_gateway)]
+    vec![
+        trial("relay::a_gateway_that_stops_reading_does_not_stop_the_vm", stopped_gateway),
+        trial("relay::short_lines_to_a_gateway_that_stops_reading_do_not_stop_the_vm", short_lines),
+    ]
 }
 
 const NUMBERS: u32 = 600_000;
+const LINES: u32 = 12_000;
 
 /// A peer that does not read blocks the vmm's only event loop, unless no more is ever on its way than fits.
 async fn stopped_gateway() {
@@ -55,5 +59,56 @@ async fn stopped_gateway() {
     println!("relay: longest gap {gap:.2} s with the gateway stopped for 5 s, {baseline:.2} s before");
     assert!(gap < 1.0, "the guest stood still for {gap:.2} s");
     world.delete("busy").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// About a line each millisecond, the latest also in a file.
+const SHORT_LINES: &str =
+    "n=0; while [ $n -lt LINES ]; do n=$((n+1)); echo $n; echo $n > /tmp/latest; sleep 0.001; done";
+
+/// A socket's buffer is charged by packet, and each short line would be one.
+async fn short_lines() {
+    let world = World::quick(TTL).await;
+    let api = world.api().await;
+    world.ready("chatty", &TICKER).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let baseline = longest_gap(&ticks(&api, "chatty").await);
+
+    let script = SHORT_LINES.replace("LINES", &LINES.to_string());
+    let mut events = api.exec_stream("chatty", &["/bin/sh", "-c", &script]).await.expect("exec");
+    let gateway = world.gateway.as_ref().expect("a gateway");
+    let mut received = Vec::new();
+    let mut during_the_stop = None;
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.message()).await;
+        let event = event.unwrap_or_else(|_| panic!("nothing more came after {} bytes", received.len()));
+        match event.expect("an event").expect("an exit before the end").payload {
+            Some(Payload::Stdout(chunk)) => received.extend(chunk.data),
+            Some(Payload::Exit(exit)) => {
+                assert_eq!(exit.exit_code, 0);
+                break;
+            }
+            _ => {}
+        }
+        if during_the_stop.is_none() && received.len() > 1000 {
+            let before = received.iter().filter(|byte| **byte == b'\n').count();
+            gateway.signal(Signal::STOP);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            gateway.signal(Signal::CONT);
+            let latest = api.sh("chatty", "cat /tmp/latest").await;
+            during_the_stop = Some(latest.trim().parse::<usize>().expect("a number") - before);
+        }
+    }
+    let during_the_stop = during_the_stop.expect("the gateway was never stopped");
+    let expected = (1..=LINES).map(|number| format!("{number}\n")).collect::<String>();
+    assert_eq!(received.len(), expected.len());
+    assert!(received == expected.as_bytes(), "other bytes arrived");
+    // Fewer would not have filled a socket's buffer.
+    assert!(during_the_stop > 600, "only {during_the_stop} lines while the gateway was stopped");
+
+    let gap = longest_gap(&ticks(&api, "chatty").await);
+    println!("relay: longest gap {gap:.2} s, {baseline:.2} s before; {during_the_stop} lines to a stopped gateway");
+    assert!(gap < 1.0, "the guest stood still for {gap:.2} s");
+    world.delete("chatty").await;
     assert_eq!(world.traces(), Vec::<String>::new());
 }

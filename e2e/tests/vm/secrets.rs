@@ -59,7 +59,10 @@ impl Seen {
         // A token holds its signature.
         let needles = self.secrets.iter().filter(|(_, what)| !what.starts_with("token"));
         let pairs = needles.flat_map(|secret| self.places.iter().map(move |place| (secret, place)));
-        pairs.filter(|((secret, _), (content, _))| holds(content, secret)).map(|((_, what), (_, at))| format!("{what} in {at}")).collect()
+        pairs
+            .filter(|((secret, _), (content, _))| holds(content, secret))
+            .map(|((_, what), (_, at))| format!("{what} in {at}"))
+            .collect()
     }
 }
 
@@ -91,7 +94,7 @@ impl Lookout {
                     collect_processes(&mut seen);
                 }
                 drop(seen);
-                std::thread::sleep(Duration::from_millis(50));
+                std::thread::park_timeout(Duration::from_millis(50));
             }
         });
         Self { seen, stop, thread: Some(thread) }

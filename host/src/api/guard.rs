@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use super::refusals::Refusals;
 use crate::identity::guard::{Denial, permits, rule};
 use crate::identity::principal::{Principal, Transport, authenticate, bearer};
 use crate::identity::refusal::{PUBLIC_REFUSAL, Refusal};
@@ -22,6 +22,10 @@ use crate::rotation::clock::Clock;
 use crate::rotation::leases::Lease;
 use crate::rotation::receipts::Receipts;
 use crate::sandbox::registry::Registry;
+use crate::session::refusals::Refusals;
+
+/// How long a request of a sandbox may take until its answer begins.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// What authentication works with.
 pub struct Authority {
@@ -122,7 +126,16 @@ where
         match self.admit(&request) {
             Ok(principal) => {
                 request.extensions_mut().insert(principal);
-                Box::pin(self.inner.call(request))
+                let answer = self.inner.call(request);
+                if matches!(self.transport, Transport::LocalUser { .. }) {
+                    return Box::pin(answer);
+                }
+                // A guest that announces a message and does not send it holds memory here.
+                Box::pin(async move {
+                    let late =
+                        || Status::deadline_exceeded(format!("no complete request within {ANSWER:?}")).into_http();
+                    timeout(ANSWER, answer).await.unwrap_or_else(|_| Ok(late()))
+                })
             }
             Err(status) => Box::pin(async move { Ok(status.into_http()) }),
         }

@@ -23,7 +23,7 @@ use crate::sandbox::task::{AskError, Handle};
 use crate::session::supervisor::refused;
 
 /// How long a delete is waited for before it is called accepted instead of completed.
-const DELETE_WAIT: Duration = Duration::from_secs(10);
+const DELETE_WAIT: Duration = Duration::from_secs(5);
 const PAGE_MAX: i32 = 1000;
 const PAGE_DEFAULT: i32 = 100;
 

@@ -13,18 +13,20 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 use super::guard::Authority;
-use super::refusals::Refusals;
 use super::serve;
 use crate::identity::principal::Transport;
 use crate::rotation::leases::{CloseReason, Connections};
 use crate::sandbox::link::Link;
+use crate::session::refusals::Refusals;
 use crate::session::sessions::Sessions;
 
 /// What listeners hand to connections; known once everything else is built.
 #[derive(Clone)]
 pub struct Serving {
-    /// The services.
-    pub routes: Routes,
+    /// The services, for users.
+    pub user_routes: Routes,
+    /// The same with smaller messages, for sandboxes.
+    pub vm_routes: Routes,
     /// The guard's knowledge.
     pub authority: Arc<Authority>,
 }
@@ -124,8 +126,8 @@ async fn accept_sandbox(listener: UnixListener, serving: Serving, connections: C
         };
         // More than a guest may have: dropped, which closes it.
         let Ok(lease) = connections.open(sandbox_id) else { continue };
-        let Serving { routes, authority } = serving.clone();
-        serving_now.spawn(serve::sandbox(stream, routes, authority, Transport::Vm { sandbox_id }, lease));
+        let Serving { vm_routes, authority, .. } = serving.clone();
+        serving_now.spawn(serve::sandbox(stream, vm_routes, authority, Transport::Vm { sandbox_id }, lease));
     }
 }
 
@@ -151,8 +153,8 @@ pub async fn serve_user(socket: &Path, serving: Serving, stop: impl Future<Outpu
             () = &mut stop => return Ok(()),
         };
         let Ok(peer) = stream.peer_cred() else { continue };
-        let Serving { routes, authority } = serving.clone();
-        serving_now.spawn(serve::user(stream, routes, authority, Transport::LocalUser { uid: peer.uid() }));
+        let Serving { user_routes, authority, .. } = serving.clone();
+        serving_now.spawn(serve::user(stream, user_routes, authority, Transport::LocalUser { uid: peer.uid() }));
     }
 }
 

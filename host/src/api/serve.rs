@@ -13,15 +13,19 @@ use super::guard::{Authority, Guarded};
 use crate::identity::principal::Transport;
 use crate::rotation::leases::Lease;
 
-/// Streams that one connection may have open: sessions, relays and unary calls.
-const STREAMS: u32 = 256;
+/// Streams that one connection of a user may have open.
+const USER_STREAMS: u32 = 256;
+/// Streams that one connection of a sandbox may have open: its relays, its session and unary calls.
+const VM_STREAMS: u32 = 80;
 /// Metadata is a token and a few words.
 const HEADERS_MAX: u32 = 32 * 1024;
 
 /// Serves a user's connection until it is closed.
 pub async fn user(stream: UnixStream, routes: Routes, authority: Arc<Authority>, transport: Transport) {
     let service = Guarded::new(routes, authority, transport, None);
-    let connection = builder().serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut builder = builder();
+    builder.max_concurrent_streams(USER_STREAMS);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a user's connection broke");
     }
@@ -39,21 +43,25 @@ pub async fn sandbox(
     lease: Lease,
 ) {
     let service = Guarded::new(routes, authority, transport, Some(lease.clone()));
+    let sandbox_id = lease.sandbox_id();
     let mut builder = builder();
     builder
+        .max_concurrent_streams(VM_STREAMS)
         .initial_connection_window_size(budget::VM_CONNECTION_WINDOW)
         .initial_stream_window_size(budget::VM_STREAM_WINDOW);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::select! {
+        // A request that is there already is looked at before a deadline that it may move.
+        biased;
         served = connection => if let Err(error) = served {
-            tracing::debug!(%error, "a sandbox's connection broke");
+            tracing::debug!(sandbox = %sandbox_id, %error, "a connection broke");
         },
-        end = lease.ended() => tracing::info!(?end, "a sandbox's connection was closed"),
+        end = lease.ended() => tracing::debug!(sandbox = %sandbox_id, ?end, "a connection was closed"),
     }
 }
 
 fn builder() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEADERS_MAX);
+    builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX);
     builder
 }

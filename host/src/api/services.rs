@@ -11,7 +11,6 @@ use proto::version::{AGENT_VERSION_KEY, PROTOCOL_KEY, VERSION};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
-use uuid::Uuid;
 
 use super::exec::ExecEvents;
 use super::lifecycle::Events;
@@ -55,9 +54,11 @@ pub struct Api {
 }
 
 impl Api {
-    /// Both services, ready to be served behind the guard.
-    pub fn routes(self) -> Routes {
-        Routes::new(OpenShellServer::new(self.clone())).add_service(VmServer::new(self)).prepare()
+    /// Both services, ready to be served behind the guard, with messages of at most `largest` bytes.
+    pub fn routes(&self, largest: usize) -> Routes {
+        let openshell = OpenShellServer::new(self.clone()).max_decoding_message_size(largest);
+        let vm = VmServer::new(self.clone()).max_decoding_message_size(largest);
+        Routes::new(openshell).add_service(vm).prepare()
     }
 
     /// The sandbox that a request comes from. The guard lets nobody else this far.
@@ -71,7 +72,11 @@ impl Api {
     }
 
     async fn report_exit(&self, handle: &Handle, report: ReportMainProcessExitRequest) -> Result<(), Status> {
-        own(handle.id, &report.sandbox_id)?;
+        if report.sandbox_id != handle.id.to_string() {
+            let what = "ReportMainProcessExit: names another sandbox".to_string();
+            self.supervisors.refusals.note(handle.id, what, std::time::Instant::now());
+            return Err(Status::permission_denied("cross-sandbox access denied"));
+        }
         match handle.told(&report.instance_id, Event::MainExited(report.exit_code)).await {
             Ok(_) | Err(AskError::AlreadySo) => Ok(()),
             Err(error) => Err(refused(handle, "report the exit of", error)),
@@ -87,15 +92,6 @@ impl Api {
         let published_generation = self.rotation.published(handle.id).map(|p| p.generation).unwrap_or_default();
         SyncReply { wall_time: Some(timestamp(wall_ms(&*self.clock))), published_generation, stop }
     }
-}
-
-/// A message that names a sandbox names the one that sent it.
-fn own(caller: Uuid, named: &str) -> Result<(), Status> {
-    if named == caller.to_string() {
-        return Ok(());
-    }
-    tracing::warn!(sandbox = %caller, "audit: cross-sandbox access denied");
-    Err(Status::permission_denied("cross-sandbox access denied"))
 }
 
 fn agent_version<T>(request: &Request<T>) -> AgentVersion {

@@ -8,6 +8,7 @@ use clap::Parser;
 use host::command::exit;
 use host::config::{Config, Environment, GatewayFlags};
 use host::gateway::{StartError, run};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -19,8 +20,19 @@ struct Arguments {
     flags: GatewayFlags,
 }
 
+/// Keys and tokens are in this process's memory, and each sandbox takes a few descriptors.
+fn prepare_process() {
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    // Both, because a core pattern that is a pipe ignores the limit. A process may always lower its own.
+    let _core = setrlimit(Resource::Core, nothing);
+    let _dump = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let files = getrlimit(Resource::Nofile);
+    let _raised = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    prepare_process();
     if arguments.flags.detached {
         // Whoever started us may close its terminal. Fails only where we lead a process group already.
         let _leader_already = rustix::process::setsid();
@@ -71,6 +83,7 @@ fn code(error: &StartError) -> exit::ExitCode {
     use host::store::lock::LockError;
     use host::store::sqlite::OpenError;
     match error {
+        StartError::OtherRuntime(_) | StartError::Claim { .. } => exit::ExitCode::RuntimeDir,
         StartError::Directory(error) if error.is_runtime_dir() => exit::ExitCode::RuntimeDir,
         StartError::Directory(_) | StartError::Lock(LockError::Failed { .. }) => exit::ExitCode::StateDir,
         StartError::Open(OpenError::Failed { .. }) => exit::ExitCode::StateDir,

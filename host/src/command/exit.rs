@@ -42,7 +42,7 @@ exit_codes! {
     SandboxError = 6,
     /// The sandbox is in a phase in which this cannot be done, or it was changed by somebody else meanwhile.
     WrongPhase = 7,
-    /// No gateway answers, or it stopped answering.
+    /// No gateway answers, or it stopped answering, or the sandbox has no session at the moment.
     GatewayUnavailable = 8,
     /// Two programs of different versions do not understand each other.
     VersionMismatch = 9,

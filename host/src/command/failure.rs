@@ -63,9 +63,10 @@ pub(crate) fn code_of(status: &Status) -> ExitCode {
         Code::PermissionDenied | Code::Unauthenticated => ExitCode::Refused,
         Code::FailedPrecondition | Code::Aborted => ExitCode::WrongPhase,
         Code::Unavailable => ExitCode::GatewayUnavailable,
+        Code::DataLoss => ExitCode::StreamLost,
         Code::Unimplemented => ExitCode::VersionMismatch,
         Code::DeadlineExceeded => ExitCode::Timeout,
-        Code::Cancelled | Code::Unknown | Code::ResourceExhausted | Code::Internal | Code::DataLoss => ExitCode::Failed,
+        Code::Cancelled | Code::Unknown | Code::ResourceExhausted | Code::Internal => ExitCode::Failed,
     }
 }
 

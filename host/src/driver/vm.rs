@@ -2,10 +2,12 @@
 //!
 //! On the host a sandbox is the directory `<runtime>/vm/<id>/` ([`places`]). Whether its VM runs is told by the lock
 //! that its keeper holds there ([`keeper`]), never by a remembered pid, so that a gateway that comes back after any
-//! end of its own knows as much as the one before it.
+//! end of its own knows as much as the one before it. Where somebody removed that directory, other traces of the
+//! process are asked ([`keepers`]).
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,18 +15,21 @@ use proto::{
     layout,
     vmm::{ExitRecord, Failure, FailureKind, MEMORY_MIB, VCPUS, VmmSpec},
 };
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    driver::vm::{keeper::Keeper, places::Sandboxes},
+    driver::vm::{keepers::Keepers, places::Sandboxes, probe::Prober},
     sandbox::driver::{Compute, ComputeDriver, DriverError, DriverReason, Places, Task},
 };
 
 mod console;
+#[cfg(test)]
+mod fake;
 mod image;
 mod keeper;
+mod keepers;
 mod launch;
+mod orphan;
 mod places;
 mod probe;
 
@@ -54,20 +59,17 @@ pub struct VmDriverConfig {
 pub struct VmDriver {
     config: VmDriverConfig,
     sandboxes: Sandboxes,
-    /// Held while the probe runs, so that creates at the same time share one.
-    probed: Mutex<()>,
+    keepers: Arc<Keepers>,
+    prober: Prober,
 }
 
 impl VmDriver {
     /// A driver; looks at nothing yet.
     pub fn new(config: VmDriverConfig) -> Self {
         let jail_uid_base = rustix::process::geteuid().is_root().then_some(config.jail_uid_base);
-        let sandboxes = Sandboxes::new(config.runtime_dir.join("vm"), jail_uid_base);
-        Self { config, sandboxes, probed: Mutex::new(()) }
-    }
-
-    fn run_dir(&self, sandbox_id: Uuid) -> PathBuf {
-        self.sandboxes.directory(sandbox_id).join(layout::RUN_DIR)
+        let root = config.runtime_dir.join("vm");
+        let sandboxes = Sandboxes::new(root.clone(), jail_uid_base);
+        Self { config, sandboxes, keepers: Arc::new(Keepers::new(root)), prober: Prober::default() }
     }
 
     async fn check(&self, compute: &Compute) -> Result<(), DriverError> {
@@ -75,40 +77,44 @@ impl VmDriver {
         image::find(&compute.image, &self.config.image_dir)?;
         check_program("openshell-vmm", &self.config.vmm_bin)?;
         check_program("openshell-agent", &self.config.agent_bin)?;
-        let _one = self.probed.lock().await;
-        probe::check(&self.config).await
+        self.prober.check(&self.config).await
     }
 
     async fn launch(&self, compute: &Compute, instance_id: &str) -> Result<(), DriverError> {
-        let directory = self.sandboxes.directory(compute.sandbox_id);
+        let sandbox_id = compute.sandbox_id;
+        // The new keeper would refuse by the lock; but that may be gone while the old one is not.
+        match self.keepers.find(sandbox_id) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Err(still_runs("start the VM", sandbox_id)),
+            Err(error) => return Err(keeper_error("look for an earlier VM", sandbox_id, error)),
+        }
         let spec = VmmSpec {
-            sandbox_id: compute.sandbox_id,
+            sandbox_id,
             instance_id: instance_id.to_owned(),
             image: image::find(&compute.image, &self.config.image_dir)?,
             agent: self.config.agent_bin.clone(),
             libkrunfw: self.config.libkrunfw.clone(),
-            jail_uid: self.sandboxes.jail_uid(compute.sandbox_id)?.unwrap_or(self.config.jail_uid_base),
-            runtime_dir: directory,
+            jail_uid: self.sandboxes.jail_uid(sandbox_id)?.unwrap_or(self.config.jail_uid_base),
+            runtime_dir: self.sandboxes.directory(sandbox_id),
             vcpus: compute.vcpus,
             memory_mib: compute.memory_mib,
         };
-        launch::launch(&self.config.vmm_bin, &spec).await
+        let keeper = launch::launch(&self.config.vmm_bin, &spec).await?;
+        self.keepers.remember(sandbox_id, &keeper);
+        Ok(())
     }
 
     async fn end(&self, sandbox_id: Uuid) -> Result<(), DriverError> {
-        match Keeper::find(&self.run_dir(sandbox_id)).map_err(|error| keeper_error(sandbox_id, error))? {
+        let failed = |error| keeper_error("end the VM", sandbox_id, error);
+        match self.keepers.find(sandbox_id).map_err(failed)? {
             None => Ok(()),
-            Some(keeper) => keeper.end().await.map_err(|error| keeper_error(sandbox_id, error)),
+            Some(keeper) => keeper.end().await.map_err(failed),
         }
     }
 
     async fn clear(&self, sandbox_id: Uuid) -> Result<(), DriverError> {
         if self.is_running(sandbox_id) {
-            return Err(DriverError {
-                reason: DriverReason::VmmAlreadyRunning,
-                message: format!("failed to remove the files of sandbox {sandbox_id}: its VM still runs"),
-                remedy: "stop it first".to_owned(),
-            });
+            return Err(still_runs("remove the files", sandbox_id));
         }
         self.sandboxes.remove(sandbox_id)
     }
@@ -132,18 +138,22 @@ impl ComputeDriver for VmDriver {
     }
 
     fn wait_gone(&self, sandbox_id: Uuid) -> Task<'static, Option<ExitRecord>> {
-        let run_dir = self.run_dir(sandbox_id);
+        let keepers = self.keepers.clone();
         Box::pin(async move {
-            // Where the lock cannot be asked for there is no directory, and so nothing that could run in it.
-            if let Ok(Some(keeper)) = Keeper::find(&run_dir) {
-                keeper.gone().await;
-            }
-            keeper::exit_record(&run_dir)
+            keepers.gone(sandbox_id).await;
+            keeper::exit_record(&keepers.run_dir(sandbox_id))
         })
     }
 
     fn is_running(&self, sandbox_id: Uuid) -> bool {
-        matches!(Keeper::find(&self.run_dir(sandbox_id)), Ok(Some(_)))
+        // Not to know must not look like an end: files would be removed, or a second VM started, under the first.
+        self.keepers.find(sandbox_id).map_or_else(
+            |error| {
+                tracing::warn!(sandbox = %sandbox_id, %error, "failed to look for its keeper; taking it for running");
+                true
+            },
+            |keeper| keeper.is_some(),
+        )
     }
 
     fn kill<'a>(&'a self, sandbox_id: Uuid) -> Task<'a, Result<(), DriverError>> {
@@ -155,11 +165,16 @@ impl ComputeDriver for VmDriver {
     }
 
     fn console_tail(&self, sandbox_id: Uuid, lines: usize) -> String {
-        console::tail(&self.run_dir(sandbox_id).join(layout::CONSOLE_FILE), lines)
+        console::tail(&self.keepers.run_dir(sandbox_id).join(layout::CONSOLE_FILE), lines)
     }
 
     fn found(&self) -> Vec<Uuid> {
-        self.sandboxes.found()
+        let mut found = self.sandboxes.found();
+        match self.keepers.orphans(&found) {
+            Ok(orphans) => found.extend(orphans),
+            Err(error) => tracing::error!(%error, "failed to look for VMs without a runtime directory"),
+        }
+        found
     }
 }
 
@@ -190,10 +205,18 @@ fn check_program(name: &str, path: &Path) -> Result<(), DriverError> {
     })
 }
 
-fn keeper_error(sandbox_id: Uuid, error: impl std::fmt::Display) -> DriverError {
+fn still_runs(act: &str, sandbox_id: Uuid) -> DriverError {
+    DriverError {
+        reason: DriverReason::VmmAlreadyRunning,
+        message: format!("failed to {act} of sandbox {sandbox_id}: its VM still runs"),
+        remedy: "stop it first".to_owned(),
+    }
+}
+
+fn keeper_error(act: &str, sandbox_id: Uuid, error: impl std::fmt::Display) -> DriverError {
     DriverError {
         reason: DriverReason::Runtime,
-        message: format!("failed to end the VM of sandbox {sandbox_id}: {error}"),
+        message: format!("failed to {act} of sandbox {sandbox_id}: {error}"),
         remedy: "look for its openshell-vmm processes and end them by hand".to_owned(),
     }
 }
@@ -227,5 +250,54 @@ mod tests {
             assert_eq!(error.reason, DriverReason::OutOfRange);
             assert!(error.to_string().contains(words), "{error}");
         }
+    }
+
+    fn driver(runtime_dir: &Path) -> VmDriver {
+        VmDriver::new(VmDriverConfig {
+            runtime_dir: runtime_dir.to_owned(),
+            vmm_bin: "/nowhere/openshell-vmm".into(),
+            agent_bin: "/nowhere/openshell-agent".into(),
+            libkrunfw: None,
+            image_dir: "/nowhere".into(),
+            probe_deadline: Duration::from_secs(1),
+            jail_uid_base: JAIL_UID_BASE,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_vm_without_its_directory_runs_until_it_is_killed() {
+        let runtime = tempfile::tempdir().unwrap();
+        let (before, id) = (driver(runtime.path()), Uuid::from_u128(0xca5e));
+        let places = before.prepare(id).unwrap();
+        let mut keeper = fake::FakeKeeper::start(&places.directory.join(layout::RUN_DIR), Some(id));
+        assert!(before.is_running(id));
+        std::fs::remove_dir_all(runtime.path().join("vm")).unwrap();
+        let after_restart = driver(runtime.path());
+        let compute = Compute { sandbox_id: id, image: String::new(), vcpus: 1, memory_mib: 128 };
+        for driver in [&before, &after_restart] {
+            assert!(driver.is_running(id));
+            assert_eq!(driver.found(), [id]);
+            assert_eq!(driver.remove(id).await.unwrap_err().reason, DriverReason::VmmAlreadyRunning);
+            assert_eq!(driver.start(&compute, "1-a").await.unwrap_err().reason, DriverReason::VmmAlreadyRunning);
+        }
+        let gone = before.wait_gone(id);
+        after_restart.kill(id).await.unwrap();
+        assert_eq!(gone.await, None);
+        assert!(keeper.has_ended());
+        for driver in [before, after_restart] {
+            assert!(!driver.is_running(id));
+            assert!(driver.found().is_empty());
+            driver.kill(id).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_for_runs() {
+        let runtime = tempfile::tempdir().unwrap();
+        let id = Uuid::from_u128(1);
+        std::fs::create_dir(runtime.path().join("vm")).unwrap();
+        // Not "not found": its directory is a file.
+        std::fs::write(runtime.path().join("vm").join(id.to_string()), "").unwrap();
+        assert!(driver(runtime.path()).is_running(id));
     }
 }

@@ -19,6 +19,9 @@ pub struct Machine {
     pub boot: u64,
     /// A session is up now. A stored `true` means nothing after a restart of the gateway.
     pub connected: bool,
+    /// The connection epoch of the newest session of this boot: a late word of an older one changes nothing.
+    #[serde(default)]
+    pub epoch: u64,
     /// The main process of this boot ended with this code, as the agent reported.
     pub main_exit: Option<i32>,
     /// Boots in a row that came up and ended early.
@@ -41,9 +44,15 @@ pub enum Event {
     /// The driver did not start the compute.
     LaunchFailed,
     /// The agent of this boot said hello.
-    SessionUp,
-    /// Its session ended.
-    SessionLost,
+    SessionUp {
+        /// Rises with every connection of one boot.
+        epoch: u64,
+    },
+    /// That session ended.
+    SessionLost {
+        /// See above.
+        epoch: u64,
+    },
     /// The agent reported the end of the main process.
     MainExited(i32),
     /// The compute of this boot is gone. `early`: soon after it came up.
@@ -117,6 +126,7 @@ impl Machine {
             phase: Phase::Provisioning,
             boot: 1,
             connected: false,
+            epoch: 0,
             main_exit: None,
             crashes: 0,
             silent: 0,
@@ -125,7 +135,7 @@ impl Machine {
     }
 
     fn boot_again(&self, phase: Phase) -> Self {
-        Self { phase, boot: self.boot + 1, connected: false, main_exit: None, ..self.clone() }
+        Self { phase, boot: self.boot + 1, connected: false, epoch: 0, main_exit: None, ..self.clone() }
     }
 
     fn rests(&self, phase: Phase) -> Self {
@@ -143,8 +153,10 @@ pub fn decide(now: &Machine, event: Event) -> Result<(Machine, Vec<Action>), Ref
         Event::Stop => stop(now),
         Event::Delete => delete(now),
         Event::LaunchFailed => launch_failed(now),
-        Event::SessionUp => session_up(now),
-        Event::SessionLost if now.connected => Ok((Machine { connected: false, ..now.clone() }, vec![])),
+        Event::SessionUp { epoch } if epoch >= now.epoch => session_up(&Machine { epoch, ..now.clone() }),
+        Event::SessionLost { epoch } if now.connected && epoch == now.epoch => {
+            Ok((Machine { connected: false, ..now.clone() }, vec![]))
+        }
         Event::MainExited(code) => main_exited(now, code),
         Event::Gone { early } => gone(now, early),
         Event::TimeUp => time_up(now),
@@ -152,7 +164,7 @@ pub fn decide(now: &Machine, event: Event) -> Result<(Machine, Vec<Action>), Ref
             // Its end leads to a restart onto a fresh directory.
             Ok((now.clone(), vec![Action::Kill]))
         }
-        Event::SessionLost | Event::DirectoryLost => Err(Refusal::Late),
+        Event::SessionUp { .. } | Event::SessionLost { .. } | Event::DirectoryLost => Err(Refusal::Late),
     }
 }
 
@@ -188,7 +200,8 @@ fn delete(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
 
 fn launch_failed(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
     match now.phase {
-        Phase::Provisioning | Phase::Starting => Ok((now.rests(Phase::Error), vec![Action::Withdraw])),
+        // What failed may have been the word that it runs.
+        Phase::Provisioning | Phase::Starting => Ok((now.rests(Phase::Error), vec![Action::Kill, Action::Withdraw])),
         _ => Err(Refusal::Late),
     }
 }
@@ -267,8 +280,8 @@ mod tests {
             Just(Event::Stop),
             Just(Event::Delete),
             Just(Event::LaunchFailed),
-            Just(Event::SessionUp),
-            Just(Event::SessionLost),
+            (0..3u64).prop_map(|epoch| Event::SessionUp { epoch }),
+            (0..3u64).prop_map(|epoch| Event::SessionLost { epoch }),
             (0..3i32).prop_map(Event::MainExited),
             any::<bool>().prop_map(|early| Event::Gone { early }),
             Just(Event::TimeUp),
@@ -281,8 +294,8 @@ mod tests {
         Event::Stop,
         Event::Delete,
         Event::LaunchFailed,
-        Event::SessionUp,
-        Event::SessionLost,
+        Event::SessionUp { epoch: 1 },
+        Event::SessionLost { epoch: 1 },
         Event::MainExited(0),
         Event::Gone { early: true },
         Event::Gone { early: false },
@@ -345,6 +358,16 @@ mod tests {
     }
 
     #[test]
+    fn a_late_word_of_an_older_session_changes_nothing() {
+        let (first, _) = decide(&Machine::created(), Event::SessionUp { epoch: 1 }).unwrap();
+        let (second, _) = decide(&first, Event::SessionUp { epoch: 2 }).unwrap();
+        assert_eq!(decide(&second, Event::SessionLost { epoch: 1 }), Err(Refusal::Late));
+        assert_eq!(decide(&second, Event::SessionUp { epoch: 1 }), Err(Refusal::Late));
+        let (alone, _) = decide(&second, Event::SessionLost { epoch: 2 }).unwrap();
+        assert!(!alone.connected);
+    }
+
+    #[test]
     fn silence_ends_in_error_after_one_retry() {
         let first = Machine::created();
         let (second, actions) = decide(&first, Event::Gone { early: true }).unwrap();
@@ -378,7 +401,7 @@ mod tests {
                     prop_assert!(next.phase.has_compute());
                 }
                 let left = machine.phase.has_compute() && !next.phase.has_compute();
-                let over = matches!(event, Event::Gone { .. } | Event::LaunchFailed);
+                let over = matches!(event, Event::Gone { .. });
                 prop_assert!(!left || over || actions.contains(&Action::Kill));
                 // At rest there is no token on disk.
                 if next.phase != machine.phase && !next.phase.has_compute() {

@@ -118,7 +118,7 @@ pub trait ComputeDriver: Send + Sync {
     /// Whether compute of this sandbox exists.
     fn is_running(&self, sandbox_id: Uuid) -> bool;
 
-    /// Ends the compute without asking the guest; returns once it was told to.
+    /// Ends the compute without asking the guest; returns once it is gone (at once if it is), or says why it is not.
     fn kill<'a>(&'a self, sandbox_id: Uuid) -> Task<'a, Result<(), DriverError>>;
 
     /// Removes every trace on the host; the compute must be gone.

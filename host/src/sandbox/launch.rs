@@ -43,6 +43,8 @@ impl From<DriverError> for LaunchError {
 pub async fn launch(deps: &Deps, record: &mut Record) -> Result<(), LaunchError> {
     let id = record.id;
     if deps.driver.is_running(id) {
+        // Nobody waits for what an earlier boot left.
+        deps.driver.kill(id).await?;
         let gone = timeout(EARLIER_BOOT, deps.driver.wait_gone(id)).await;
         gone.map_err(|_| {
             format!("the compute of an earlier boot of {} did not end within {EARLIER_BOOT:?}", record.name)

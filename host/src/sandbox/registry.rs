@@ -2,16 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use proto::openshell::v1::CreateSandboxRequest;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::decide::Machine;
 use super::driver::{Compute, DriverError};
 use super::record::{Record, StoreError};
 use super::spec::{Bounds, check};
-use super::task::{Beginning, Deps, Handle, spawn};
+use super::task::{Beginning, Deps, Ending, Handle, spawn};
 use super::view::wall_ms;
+
+/// How long a start waits for sandboxes to be taken over before it serves users.
+const RESUME: Duration = Duration::from_secs(15);
 
 /// Why a sandbox was not created.
 #[derive(Debug)]
@@ -50,11 +56,25 @@ impl Registry {
         let records = self.deps.store.load()?;
         let known: Vec<Uuid> = records.iter().map(|record| record.id).collect();
         let count = records.len();
+        let mut resumed = vec![];
         for record in records {
-            self.spawn(record, Beginning::Found);
+            let (done, told) = oneshot::channel();
+            self.spawn(record, Beginning::Found(done));
+            resumed.push(told);
         }
         for stray in self.deps.driver.found().into_iter().filter(|id| !known.contains(id)) {
             self.clear(stray).await;
+        }
+        let all = async {
+            for told in resumed {
+                // A task that fell over is started again, and logged, elsewhere.
+                let _fell_over = told.await;
+            }
+        };
+        if timeout(RESUME, all).await.is_err() {
+            tracing::warn!(
+                "some sandboxes were not taken over within {RESUME:?}; that goes on while others are served"
+            );
         }
         Ok(count)
     }
@@ -110,14 +130,26 @@ impl Registry {
     }
 
     fn spawn(&self, record: Record, beginning: Beginning) -> Handle {
-        let (id, sandboxes) = (record.id, self.sandboxes.clone());
+        let (id, registry) = (record.id, self.clone());
         // Held across the spawn, so that the end of a short life cannot come before its beginning.
         let mut map = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
-        let handle = spawn(self.deps.clone(), record, beginning, move || {
-            sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let handle = spawn(self.deps.clone(), record, beginning, move |ending| {
+            registry.sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if ending == Ending::Panicked {
+                registry.recover(id);
+            }
         });
         map.insert(id, handle.clone());
         handle
+    }
+
+    /// A task fell over its own defect: the sandbox goes on with a new one, from what the store knows.
+    fn recover(&self, id: Uuid) {
+        tracing::error!(sandbox = %id, "the task of a sandbox panicked; starting another");
+        let records = self.deps.store.load().unwrap_or_default();
+        if let Some(record) = records.into_iter().find(|record| record.id == id) {
+            self.spawn(record, Beginning::Found(oneshot::channel().0));
+        }
     }
 
     /// By id.

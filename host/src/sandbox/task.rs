@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::layout::SHARE_DIR;
 use proto::vmm::{Ended, ExitRecord, FailureKind};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::decide::{Action, Event, Refusal, Timer, decide, timer};
+use super::decide::{Action, Event, Machine, Refusal, Timer, decide, timer};
 use super::driver::{ComputeDriver, DriverReason, Task};
 use super::launch::{LaunchError, launch};
 use super::link::Link;
@@ -19,6 +20,8 @@ use super::record::{Record, Store};
 use super::view::{View, instance_id, wall_ms};
 use crate::identity::host_key::HostKeys;
 use crate::rotation::clock::Clock;
+use crate::rotation::error::RotationError;
+use crate::rotation::publish::IdentityDirectory;
 use crate::rotation::rotor::Rotation;
 
 /// A boot that ends sooner than this after its hello counts as a crash.
@@ -27,6 +30,8 @@ const EARLY: Duration = Duration::from_secs(30);
 const CONSOLE_LINES: usize = 12;
 /// When a removal, or a word to the store, that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// After as many failures to listen for a running sandbox it is restarted.
+const LISTEN_TRIES: u32 = 10;
 
 /// What every sandbox task works with.
 pub struct Deps {
@@ -136,12 +141,28 @@ impl Handle {
 pub enum Beginning {
     /// Just created: launch its first boot.
     Created,
-    /// Found in the store by a new gateway.
-    Found,
+    /// Found in the store by a new gateway; told once it has been compared with what is.
+    Found(oneshot::Sender<()>),
 }
 
-/// Starts the task of `record`; `removed` runs when it ends.
-pub fn spawn(deps: Arc<Deps>, record: Record, beginning: Beginning, removed: impl FnOnce() + Send + 'static) -> Handle {
+/// How a task ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The sandbox is removed.
+    Removed,
+    /// A defect: the sandbox is as the store knows it.
+    Panicked,
+}
+
+/// Starts the task of `record`; `ended` runs when it ends.
+pub fn spawn(
+    deps: Arc<Deps>,
+    mut record: Record,
+    beginning: Beginning,
+    ended: impl FnOnce(Ending) + Send + 'static,
+) -> Handle {
+    // Of an earlier gateway's session nothing is left.
+    record.machine.connected = false;
     let (commands, inbox) = mpsc::channel(32);
     let session_since_ms = wall_ms(&*deps.clock);
     let (publisher, view) = watch::channel(Arc::new(View { record: record.clone(), session_since_ms }));
@@ -149,8 +170,8 @@ pub fn spawn(deps: Arc<Deps>, record: Record, beginning: Beginning, removed: imp
     let owner =
         Owner { deps, record, publisher, session_since_ms, gone: None, deadline: None, up_since: None, removed: false };
     tokio::spawn(async move {
-        owner.run(inbox, beginning).await;
-        removed();
+        let outcome = tokio::spawn(owner.run(inbox, beginning)).await;
+        ended(if outcome.is_ok() { Ending::Removed } else { Ending::Panicked });
     });
     handle
 }
@@ -176,22 +197,36 @@ impl Owner {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>, beginning: Beginning) {
         match beginning {
             Beginning::Created => self.carry_out(vec![Action::Launch]).await,
-            Beginning::Found => self.resume().await,
+            Beginning::Found(resumed) => {
+                self.resume().await;
+                self.publish();
+                // Whoever starts the gateway waits only so long.
+                let _nobody_waits = resumed.send(());
+            }
         }
         while !self.removed {
             self.arm();
             self.publish();
             match self.next(&mut inbox).await {
                 Next::Command(Some(Command::Ask { event, instance, reply })) => {
-                    let answer = self.ask(event, instance).await;
+                    let decided = self.ask(event, instance).await;
                     self.publish();
-                    // The asker may have left.
+                    let (answer, actions) = match decided {
+                        Ok(actions) => (Ok(Arc::new(self.snapshot())), actions),
+                        Err(error) => (Err(error), vec![]),
+                    };
+                    // Decided and durable: that is the answer. The asker may have left.
                     drop(reply.send(answer));
+                    self.carry_out(actions).await;
                 }
                 Next::Command(None) => return,
                 Next::Gone(exit) => self.compute_gone(exit).await,
                 Next::TimeUp => {
-                    self.deadline = None;
+                    let timer = self.deadline.take().map(|(timer, _, _)| timer);
+                    if timer == Some(Timer::Disconnected) && self.token_is_over() {
+                        tracing::error!(sandbox = %self.record.id, "no session, and no token can be published: a restart would not help");
+                        continue;
+                    }
                     self.happened(Event::TimeUp).await;
                 }
             }
@@ -210,44 +245,71 @@ impl Owner {
 
     /// A new gateway finds a sandbox as an earlier one left it: compares with what is, and goes on from there.
     async fn resume(&mut self) {
-        self.record.machine.connected = false;
-        let id = self.record.id;
-        if !self.record.machine.phase.has_compute() {
-            if self.deps.driver.is_running(id) {
+        let (id, phase) = (self.record.id, self.record.machine.phase);
+        let running = self.deps.driver.is_running(id);
+        if !phase.has_compute() {
+            if running {
                 self.carry_out(vec![Action::Kill]).await;
             }
+            // The earlier gateway may have ended before it did this.
+            self.withdraw().await;
             return;
         }
-        self.watch_compute();
-        if !self.deps.driver.is_running(id) {
-            // The exit record tells the rest.
+        if running {
+            self.watch_compute();
+            self.adopt().await;
             return;
         }
-        if let Err(message) = self.adopt().await {
-            tracing::error!(sandbox = %id, error = %message, "failed to adopt a running sandbox");
-            self.record.note = message;
-            self.happened(Event::DirectoryLost).await;
+        let exit = self.deps.driver.wait_gone(id).await;
+        let of_this_boot = exit.as_ref().is_some_and(|exit| exit.instance_id == self.record.instance_id);
+        if phase.is_booting() && !of_this_boot {
+            // The earlier gateway ended between its decision and the compute: that is no failed boot.
+            self.carry_out(vec![Action::Launch]).await;
+        } else {
+            self.compute_gone(exit).await;
         }
     }
 
-    async fn adopt(&mut self) -> Result<(), String> {
+    /// Takes over running compute: a fresh token first, then the listener, so that a session finds one behind it.
+    async fn adopt(&mut self) {
         let id = self.record.id;
-        let places = self.deps.driver.prepare(id).map_err(|e| e.to_string())?;
-        self.deps.rotation.adopt(id, places.directory, places.owner).await.map_err(|e| e.to_string())?;
-        // Only now: a session must find a fresh token behind it.
-        self.deps.link.open(id, &places.socket)
+        let places = match self.deps.driver.prepare(id) {
+            Ok(places) => places,
+            Err(error) => return self.lost(error.to_string()).await,
+        };
+        match self.deps.rotation.adopt(id, places.directory, places.owner).await {
+            Ok(_) | Err(RotationError::AlreadyEnrolled { .. }) => {}
+            Err(error @ RotationError::Directory { .. }) => return self.lost(error.to_string()).await,
+            // Its attempts go on; the token that is there stays.
+            Err(error) => tracing::error!(sandbox = %id, %error, "failed to publish a token of a running sandbox"),
+        }
+        for _ in 0..LISTEN_TRIES {
+            let Err(error) = self.deps.link.open(id, &places.socket) else { return };
+            tracing::error!(sandbox = %id, error, "failed to listen for a running sandbox; trying again");
+            tokio::time::sleep(AGAIN).await;
+        }
+        self.lost(format!("no listener at {}", places.socket.display())).await;
     }
 
-    async fn ask(&mut self, event: Event, instance: Option<String>) -> Result<Arc<View>, AskError> {
+    /// What the guest holds on to is gone: only a restart brings it back.
+    async fn lost(&mut self, why: String) {
+        tracing::error!(sandbox = %self.record.id, why, "failed to adopt a running sandbox");
+        self.record.note = why;
+        self.happened(Event::DirectoryLost).await;
+    }
+
+    fn token_is_over(&self) -> bool {
+        let now = self.deps.clock.now().unix();
+        self.deps.rotation.published(self.record.id).is_none_or(|token| token.exp <= now)
+    }
+
+    async fn ask(&mut self, event: Event, instance: Option<String>) -> Result<Vec<Action>, AskError> {
         if instance.is_some_and(|instance| instance != self.record.instance_id) {
             return Err(AskError::Late);
         }
         let phase = self.record.machine.phase;
         match self.apply(event).await {
-            Ok(actions) => {
-                self.carry_out(actions).await;
-                Ok(Arc::new(self.snapshot()))
-            }
+            Ok(actions) => Ok(actions),
             Err(Ok(Refusal::AlreadySo)) => Err(AskError::AlreadySo),
             Err(Ok(Refusal::Cannot)) => Err(AskError::Cannot(phase)),
             Err(Ok(Refusal::Late)) => Err(AskError::Late),
@@ -296,7 +358,14 @@ impl Owner {
         if machine.connected && self.up_since.is_none() {
             self.up_since = Some(now);
         }
+        // Sessions come and go without the disk: of theirs, nothing is left after a restart anyway.
+        let passing = Machine { connected: before.connected, epoch: before.epoch, ..machine.clone() } == *before;
         record.machine = machine;
+        if passing {
+            record.version += 1;
+            self.record = record;
+            return Ok(actions);
+        }
         self.save(record).map_err(Err)?;
         tracing::info!(sandbox = %self.record.id, name = %self.record.name, ?event, phase = self.record.machine.phase.name(),
             boot = self.record.machine.boot, "sandbox moved");
@@ -391,11 +460,28 @@ impl Owner {
     async fn withdraw(&mut self) {
         let id = self.record.id;
         self.deps.link.close(id);
-        // Nothing to withdraw where the launch failed before it enrolled.
-        if self.deps.rotation.published(id).is_some()
-            && let Err(error) = self.deps.rotation.withdraw(id).await
-        {
-            tracing::error!(sandbox = %id, %error, "failed to withdraw the token");
+        match self.deps.rotation.withdraw(id).await {
+            Ok(()) => {}
+            Err(RotationError::Unknown { .. }) => self.clear_token(),
+            Err(error) => tracing::error!(sandbox = %id, %error, "failed to withdraw the token"),
+        }
+    }
+
+    /// Rotation does not know the sandbox, but an earlier gateway's may have left a token on disk.
+    fn clear_token(&self) {
+        let id = self.record.id;
+        if !self.deps.driver.found().contains(&id) {
+            return;
+        }
+        let cleared = self.deps.driver.prepare(id).map_err(|error| error.to_string()).and_then(|places| {
+            if !places.directory.join(SHARE_DIR).exists() {
+                return Ok(());
+            }
+            let directory = IdentityDirectory::open(&places.directory, places.owner);
+            directory.and_then(|mut directory| directory.remove_token()).map_err(|error| error.to_string())
+        });
+        if let Err(error) = cleared {
+            tracing::error!(sandbox = %id, error, "failed to remove the token of a sandbox at rest");
         }
     }
 

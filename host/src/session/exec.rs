@@ -11,7 +11,7 @@ use proto::openshell::v1::{ExecSandboxRequest, SshRelayTarget};
 use russh::client::{self, Handle as SshHandle, Msg};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -173,9 +173,10 @@ impl Running {
     /// Moves bytes both ways until the exec ends or the caller leaves. The last output is [`Output::Exit`].
     ///
     /// # Errors
-    /// `Unavailable` where the relay ended before the exec did.
+    /// `DataLoss` where the relay ended before the exec did.
     pub async fn run(mut self, input: mpsc::Receiver<Input>, output: &mpsc::Sender<Output>) -> Result<(), Status> {
-        let feeding = feed(self.write, input);
+        let (flow, may_send) = watch::channel(true);
+        let feeding = feed(self.write, input, may_send);
         tokio::pin!(feeding);
         let mut fed = false;
         let mut exit = None;
@@ -193,6 +194,11 @@ impl Running {
                     exit = Some(exit_status as i32);
                     Ok(())
                 }
+                // The agent asks for a pause while what it feeds does not read.
+                Some(ChannelMsg::XonXoff { client_can_do }) => {
+                    flow.send_replace(client_can_do);
+                    Ok(())
+                }
                 Some(ChannelMsg::Close) | None => break Ok(()),
                 Some(_) => Ok(()),
             };
@@ -203,14 +209,17 @@ impl Running {
         let farewell = self.ssh.disconnect(Disconnect::ByApplication, "", "");
         drop(timeout(proto::budget::UNARY, farewell).await);
         ended?;
-        let code = exit.ok_or_else(|| Status::unavailable("the relay ended before the command did"))?;
+        let code = exit.ok_or_else(|| Status::data_loss("the relay ended before the command did"))?;
         output.send(Output::Exit(code)).await.map_err(|_| Status::cancelled("the caller left"))
     }
 }
 
 /// Carries input until there is no more of it.
-async fn feed(write: ChannelWriteHalf<Msg>, mut input: mpsc::Receiver<Input>) {
+async fn feed(write: ChannelWriteHalf<Msg>, mut input: mpsc::Receiver<Input>, mut may_send: watch::Receiver<bool>) {
     while let Some(input) = input.recv().await {
+        if may_send.wait_for(|may| *may).await.is_err() {
+            return;
+        }
         let sent = match input {
             Input::Stdin(bytes) => write.data_bytes(bytes).await,
             Input::Resize(cols, rows) => write.window_change(cols, rows, 0, 0).await,

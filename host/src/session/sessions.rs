@@ -22,9 +22,10 @@ pub struct Session {
 }
 
 /// Why a hello was not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Superseded {
     /// Another connection of the same boot has an epoch at least as high.
+    #[error("its connection epoch is not above {current}, which is in force")]
     ByEpoch {
         /// The epoch in force.
         current: u64,

@@ -1,5 +1,6 @@
 //! One session, from hello to its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::budget;
@@ -12,8 +13,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
+use super::refusals::Refusals;
 use super::relay::Relays;
-use super::sessions::{Session, Sessions, Superseded};
+use super::sessions::{Session, Sessions};
 use crate::sandbox::decide::Event;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
@@ -30,6 +32,8 @@ pub struct Supervisors {
     pub sessions: Sessions,
     /// Their relays.
     pub relays: Relays,
+    /// What was refused on their transports.
+    pub refusals: Arc<Refusals>,
     /// From the TTL.
     pub heartbeat: Duration,
 }
@@ -59,39 +63,40 @@ impl Supervisors {
     ) -> Result<Outbound, Status> {
         let hello = first_message(&mut inbound).await?;
         if hello.sandbox_id != sandbox_id.to_string() {
-            tracing::warn!(sandbox = %sandbox_id, "audit: hello names another sandbox");
+            self.refusals.note(sandbox_id, "hello names another sandbox".into(), std::time::Instant::now());
             return Err(Status::permission_denied("cross-sandbox access denied"));
         }
         let handle = self.registry.get(sandbox_id).ok_or_else(|| Status::not_found("the sandbox is gone"))?;
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
         let session = Session::new(hello.instance_id, hello.connection_epoch, outbound);
+        // On its own: an agent that gives up while it is being admitted must not leave half a session behind.
+        tokio::spawn(self.clone().live(handle, session, agent, inbound));
+        Ok(receiver)
+    }
+
+    async fn live(self, handle: Handle, session: Session, agent: AgentVersion, inbound: Streaming<SupervisorMessage>) {
         match self.admit(&handle, &session, &agent).await {
-            Ok(()) => {
-                tokio::spawn(self.clone().serve(handle, session, inbound));
-            }
+            Ok(()) => self.serve(handle, session, inbound).await,
             Err(reason) => {
-                tracing::warn!(sandbox = %sandbox_id, %reason, "session rejected");
-                // The channel is new and has room.
+                self.refusals.note(handle.id, format!("session rejected: {reason}"), std::time::Instant::now());
+                // Whoever is rejected may have left.
                 drop(session.send(Payload::SessionRejected(SessionRejected { reason })).await);
             }
         }
-        Ok(receiver)
     }
 
     async fn admit(&self, handle: &Handle, session: &Session, agent: &AgentVersion) -> Result<(), String> {
         agent.check()?;
         if session.instance_id != handle.view().record.instance_id {
-            return Err(format!("instance {} is not the current boot of this sandbox", session.instance_id));
+            return Err("the instance is not the current boot of this sandbox".into());
         }
-        self.sessions.enter(handle.id, session.clone()).map_err(|Superseded::ByEpoch { current }| {
-            format!("connection epoch {} is not above {current}, which is in force", session.epoch)
-        })?;
+        self.sessions.enter(handle.id, session.clone()).map_err(|superseded| superseded.to_string())?;
         let accepted = SessionAccepted {
             session_id: session.session_id.to_string(),
             heartbeat_interval: prost_types::Duration::try_from(self.heartbeat).ok(),
         };
         session.send(Payload::SessionAccepted(accepted)).await?;
-        match handle.told(&session.instance_id, Event::SessionUp).await {
+        match handle.told(&session.instance_id, Event::SessionUp { epoch: session.epoch }).await {
             Ok(_) => Ok(()),
             Err(refused) => {
                 self.sessions.leave(handle.id, session.session_id);
@@ -105,7 +110,8 @@ impl Supervisors {
         let mut beat = interval(self.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut dead_at = Instant::now() + dead_after;
-        tracing::info!(sandbox = %handle.id, session = %session.session_id, instance = session.instance_id,
+        // Guests choose when sessions begin and end: no line of theirs at a level that is on by default.
+        tracing::debug!(sandbox = %handle.id, session = %session.session_id, instance = session.instance_id,
             epoch = session.epoch, "session up");
         let why = loop {
             tokio::select! {
@@ -122,10 +128,10 @@ impl Supervisors {
                 () = session.superseded() => break "superseded".to_string(),
             }
         };
-        tracing::info!(sandbox = %handle.id, session = %session.session_id, why, "session ended");
+        tracing::debug!(sandbox = %handle.id, session = %session.session_id, why, "session ended");
         if self.sessions.leave(handle.id, session.session_id) {
             // Late where the boot is over: nobody waits for it.
-            drop(handle.told(&session.instance_id, Event::SessionLost).await);
+            drop(handle.told(&session.instance_id, Event::SessionLost { epoch: session.epoch }).await);
         }
     }
 

@@ -57,7 +57,7 @@ async fn hellos_that_are_rejected_say_why() {
     let mut agent = Agent::of(&stage, &mine).await;
 
     let current = std::mem::replace(&mut agent.instance_id, "7-other".into());
-    assert_eq!(agent.rejected(1).await, "instance 7-other is not the current boot of this sandbox");
+    assert_eq!(agent.rejected(1).await, "the instance is not the current boot of this sandbox");
     agent.instance_id = current;
 
     for (protocol, named) in [(Some("9-12"), "9-12"), (None, "unknown"), (Some("soon"), "unknown")] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use host::api::guard::Authority;
 use host::api::listeners::{Serving, VmListeners, serve_user};
-use host::api::refusals::Refusals;
+use host::session::refusals::Refusals;
 use host::api::services::Api;
 use host::identity::claims::authority;
 use host::identity::host_key::HostKeys;
@@ -125,13 +125,14 @@ impl Stage {
             verifier: Verifier::new(keys.ring().clone(), store.gateway_id(), knobs.leeway, budget::TTL_MAX),
             registry: registry.clone(),
             receipts: receipts.clone(),
-            refusals,
+            refusals: refusals.clone(),
             clock: clock.clone(),
         };
         let supervisors = Supervisors {
             registry: registry.clone(),
             sessions: sessions.clone(),
             relays: relays.clone(),
+            refusals: refusals.clone(),
             heartbeat: knobs.heartbeat,
         };
         let api = Api {
@@ -145,7 +146,8 @@ impl Stage {
             kid: keys.kid().to_string(),
             issuer: authority(&store.gateway_id()),
         };
-        let serving = Serving { routes: api.routes(), authority: Arc::new(guard) };
+        let (user_routes, vm_routes) = (api.routes(40 << 20), api.routes(128 << 10));
+        let serving = Serving { user_routes, vm_routes, authority: Arc::new(guard) };
         listeners.serve(serving.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let socket = dir.path().join("gateway.sock");

@@ -57,14 +57,14 @@ async fn step(stage: &Stage, dev: &Handle, rng: &mut StdRng) -> String {
     let event = match rng.random_range(0..8) {
         0 | 1 => Event::Start,
         2 => Event::Stop,
-        3 => Event::SessionLost,
+        3 => Event::SessionLost { epoch: 1 },
         4 => Event::MainExited(3),
         5 => Event::DirectoryLost,
         6 => {
             stage.driver.end(dev.id, Ended::Signalled(9));
             return "ended".into();
         }
-        _ => Event::SessionUp,
+        _ => Event::SessionUp { epoch: 1 },
     };
     let outcome = match event {
         Event::Start | Event::Stop | Event::DirectoryLost => dev.ask(event).await,

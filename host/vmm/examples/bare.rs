@@ -53,7 +53,7 @@ fn next(arguments: &mut ArgsOs, what: &str) -> Result<OsString, Failure> {
 
 /// libkrun keeps it for as long as the process lives.
 fn path(arguments: &mut ArgsOs, what: &str) -> Result<&'static CStr, Failure> {
-    let path = CString::new(next(arguments, what)?.into_vec()).map_err(|error| failure::spec(error))?;
+    let path = CString::new(next(arguments, what)?.into_vec()).map_err(failure::spec)?;
     Ok(Box::leak(path.into_boxed_c_str()))
 }
 

@@ -9,9 +9,13 @@ use std::{
 };
 
 use proto::{layout, vmm::ExitRecord};
-use rustix::process::{Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    process::Child,
     time::timeout,
 };
 
@@ -26,24 +30,60 @@ pub(super) struct Keeper {
     pidfd: OwnedFd,
 }
 
+/// What the run directory says about a keeper.
+pub(super) enum RunLock {
+    /// It runs.
+    Held(Keeper),
+    /// None holds it.
+    Free,
+    /// There is no such file: none has run yet, or somebody removed it.
+    Missing,
+}
+
 impl Keeper {
     /// The process that holds the lock in this directory.
-    pub(super) fn find(run_dir: &Path) -> io::Result<Option<Self>> {
+    pub(super) fn find(run_dir: &Path) -> io::Result<RunLock> {
         let lock = match File::open(run_dir.join(layout::RUN_LOCK)) {
             Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RunLock::Missing),
             Err(error) => return Err(error),
         };
         for _ in 0..ATTEMPTS {
-            let Some(pid) = holder(&lock)? else { return Ok(None) };
-            match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            let Some(pid) = holder(&lock)? else { return Ok(RunLock::Free) };
+            match Self::open(pid)? {
                 // Still the same holder: so the descriptor is that process, and not one that got its number.
-                Ok(pidfd) if holder(&lock)? == Some(pid) => return Ok(Some(Self { pidfd })),
-                Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
+                Some(keeper) if holder(&lock)? == Some(pid) => return Ok(RunLock::Held(keeper)),
+                _ => {}
             }
         }
         Err(io::Error::other("the holder of the run lock changes all the time"))
+    }
+
+    /// A child that nobody has waited for yet: its number is its own.
+    pub(super) fn of_child(child: &Child) -> io::Result<Self> {
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let keeper = pid.map(Self::open).transpose()?.flatten();
+        keeper.ok_or_else(|| io::Error::other("it was waited for already"))
+    }
+
+    /// Whatever process has this number now, if any has. The caller makes sure that it is the keeper.
+    pub(super) fn open(pid: Pid) -> io::Result<Option<Self>> {
+        match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => Ok(Some(Self { pidfd })),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { pidfd: self.pidfd.try_clone()? })
+    }
+
+    /// Whether the process has not ended yet; nobody needs to have waited for it.
+    pub(super) fn is_alive(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Who cannot be asked is taken for alive.
+        !matches!(poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&now)), Ok(1..))
     }
 
     // Its successor is an unsafe function, for types whose descriptor changes while they are watched; an `OwnedFd`
@@ -53,13 +93,10 @@ impl Keeper {
         AsyncFd::with_interest(self.pidfd, Interest::READABLE)
     }
 
-    /// Waits until the process is gone, be it a child of this one or not.
-    pub(super) async fn gone(self) {
-        match self.watch() {
-            // A pidfd becomes readable once, and for ever.
-            Ok(pidfd) => drop(pidfd.readable().await),
-            Err(error) => tracing::error!(%error, "failed to watch a keeper"),
-        }
+    /// Waits until the process is gone, be it a child of this one or not. An error says nothing about the process.
+    pub(super) async fn gone(self) -> io::Result<()> {
+        // A pidfd becomes readable once, and for ever.
+        self.watch()?.readable().await.map(drop)
     }
 
     /// Has the VM ended by its keeper, and ends the keeper itself if that takes too long; its child dies with it.
@@ -95,42 +132,24 @@ pub(super) fn exit_record(run_dir: &Path) -> Option<ExitRecord> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{BufRead, BufReader},
-        process::{Child, Command, Stdio},
-    };
-
     use super::*;
-
-    /// Another process that holds a lock, as a keeper does: POSIX locks never conflict within one process.
-    fn hold(path: &Path, on_term: &str) -> Child {
-        let script = "import fcntl,signal,sys\nf=open(sys.argv[1],'w')\nfcntl.lockf(f,fcntl.LOCK_EX)\n\
-                      if sys.argv[2]=='ignore': signal.signal(signal.SIGTERM,signal.SIG_IGN)\n\
-                      print('locked',flush=True)\nsys.stdin.read()";
-        let mut child = Command::new("python3")
-            .args(["-c", script, path.to_str().unwrap(), on_term])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "locked\n");
-        child
-    }
+    use crate::driver::vm::fake::FakeKeeper;
 
     #[tokio::test]
     async fn a_keeper_is_found_by_its_lock_and_ended() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Keeper::find(directory.path()).unwrap().is_none());
-        let mut child = hold(&directory.path().join(layout::RUN_LOCK), "die");
-        let keeper = Keeper::find(directory.path()).unwrap().unwrap();
-        let watched = tokio::spawn(Keeper::find(directory.path()).unwrap().unwrap().gone());
+        assert!(matches!(Keeper::find(directory.path()).unwrap(), RunLock::Missing));
+        let fake = FakeKeeper::start(directory.path(), None);
+        let RunLock::Held(keeper) = Keeper::find(directory.path()).unwrap() else { panic!("the lock is held") };
+        let other = keeper.try_clone().unwrap();
+        assert!(other.is_alive());
+        let watched = tokio::spawn(keeper.try_clone().unwrap().gone());
         keeper.end().await.unwrap();
-        watched.await.unwrap();
+        watched.await.unwrap().unwrap();
         // Gone although nobody has waited for it yet.
-        assert!(Keeper::find(directory.path()).unwrap().is_none());
-        child.wait().unwrap();
+        assert!(!other.is_alive());
+        assert!(matches!(Keeper::find(directory.path()).unwrap(), RunLock::Free));
+        drop(fake);
     }
 
     #[test]

@@ -9,15 +9,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::translate;
+use super::{keeper::Keeper, translate};
 use crate::sandbox::driver::{DriverError, DriverReason};
 
 /// From the start of the keeper to its line; longer than the keeper itself allows its child.
 const STARTED: Duration = Duration::from_secs(30);
 const LINE_MAX: u64 = 64 * 1024;
 
-pub(super) async fn launch(vmm: &Path, spec: &VmmSpec) -> Result<(), DriverError> {
-    let mut keeper = Command::new(vmm)
+pub(super) async fn launch(vmm: &Path, spec: &VmmSpec) -> Result<Keeper, DriverError> {
+    let mut process = Command::new(vmm)
         .arg("run")
         .env_clear()
         .current_dir("/")
@@ -26,16 +26,24 @@ pub(super) async fn launch(vmm: &Path, spec: &VmmSpec) -> Result<(), DriverError
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| failed(spec, format!("failed to run {}: {error}", vmm.display())))?;
-    let line = match timeout(STARTED, hand_over(&mut keeper, spec)).await {
+    let keeper = match Keeper::of_child(&process) {
+        Ok(keeper) => keeper,
+        Err(error) => {
+            // It has no spec yet, and so no VM.
+            let _ = process.start_kill();
+            return Err(failed(spec, format!("failed to watch the keeper: {error}")));
+        }
+    };
+    let line = match timeout(STARTED, hand_over(&mut process, spec)).await {
         Ok(line) => line,
         Err(_) => {
             // Its child dies with it.
-            let _ = keeper.start_kill();
+            let _ = process.start_kill();
             Err(format!("the keeper did not answer within {} s", STARTED.as_secs()))
         }
     };
     // Somebody has to wait for a child that ends before this process does.
-    let reaped = async move { keeper.wait().await };
+    let reaped = async move { process.wait().await };
     let started = match line {
         Ok(line) => serde_json::from_str(&line),
         Err(cause) => {
@@ -46,7 +54,7 @@ pub(super) async fn launch(vmm: &Path, spec: &VmmSpec) -> Result<(), DriverError
     };
     tokio::spawn(reaped);
     match started {
-        Ok(Started::Running { .. }) => Ok(()),
+        Ok(Started::Running { .. }) => Ok(keeper),
         Ok(Started::Failed(failure)) => {
             Err(translate(&format!("start the VM of sandbox {}", spec.sandbox_id), failure))
         }
@@ -54,8 +62,8 @@ pub(super) async fn launch(vmm: &Path, spec: &VmmSpec) -> Result<(), DriverError
     }
 }
 
-async fn hand_over(keeper: &mut Child, spec: &VmmSpec) -> Result<String, String> {
-    let (Some(mut input), Some(output)) = (keeper.stdin.take(), keeper.stdout.take()) else {
+async fn hand_over(process: &mut Child, spec: &VmmSpec) -> Result<String, String> {
+    let (Some(mut input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
         return Err("the keeper has no pipes".to_owned());
     };
     let document = serde_json::to_vec(spec).map_err(|error| format!("failed to write the spec: {error}"))?;

@@ -1,9 +1,15 @@
 //! Does KVM work? Asked once per boot of the host, by booting a guest; only a yes is remembered.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use proto::vmm::Failure;
-use tokio::{process::Command, time::timeout};
+use tokio::{process::Command, sync::watch, time::timeout};
 
 use super::{VmDriverConfig, translate};
 use crate::sandbox::driver::{DriverError, DriverReason};
@@ -14,17 +20,52 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// What the probe may take beyond the guest's own deadline.
 const MARGIN: Duration = Duration::from_secs(10);
 
-pub(super) async fn check(config: &VmDriverConfig) -> Result<(), DriverError> {
-    check_libkrunfw(config.libkrunfw.as_deref())?;
-    let remembered = config.runtime_dir.join(REMEMBERED);
-    let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-    if !boot.is_empty() && fs::read_to_string(&remembered).is_ok_and(|known| known == boot) {
-        return Ok(());
+type Answer = Result<(), DriverError>;
+
+/// At most one guest at a time. It outlives who asked for it: a caller that has no patience left asks again later,
+/// and must not find that every answer was thrown away with its question.
+#[derive(Default)]
+pub(super) struct Prober {
+    running: Mutex<Option<watch::Receiver<Option<Answer>>>>,
+}
+
+impl Prober {
+    pub(super) async fn check(&self, config: &VmDriverConfig) -> Answer {
+        check_libkrunfw(config.libkrunfw.as_deref())?;
+        let Some(mut answer) = self.ask(config) else { return Ok(()) };
+        let answered = answer.wait_for(Option::is_some).await;
+        let cut_short = || failed(&config.vmm_bin, "it was cut short".to_owned());
+        answered.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| Err(cut_short()))
     }
-    run(config).await?;
-    // Not remembered means asked again.
-    let _ = fs::write(remembered, boot);
-    Ok(())
+
+    /// Where the answer will come; nothing where it is known to be yes.
+    fn ask(&self, config: &VmDriverConfig) -> Option<watch::Receiver<Option<Answer>>> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // A probe without an answer whose task is gone never gives one.
+        if let Some(answer) = &*running
+            && answer.borrow().is_none()
+            && answer.has_changed().is_ok()
+        {
+            return Some(answer.clone());
+        }
+        let remembered = config.runtime_dir.join(REMEMBERED);
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        if !boot.is_empty() && fs::read_to_string(&remembered).is_ok_and(|known| known == boot) {
+            return None;
+        }
+        let (sender, answer) = watch::channel(None);
+        let config = config.clone();
+        tokio::spawn(async move {
+            let answer = run(&config).await;
+            if answer.is_ok() {
+                // Not remembered means asked again.
+                let _ = fs::write(remembered, boot);
+            }
+            // Who asked may be gone.
+            let _ = sender.send(Some(answer));
+        });
+        Some(running.insert(answer).clone())
+    }
 }
 
 /// Not only when the probe runs: a library that was removed since is a clear message before a create, too.
@@ -69,5 +110,73 @@ fn failed(vmm: &Path, cause: String) -> DriverError {
         reason: DriverReason::ProgramMissing,
         message: format!("failed to check KVM with {}: {cause}", vmm.display()),
         remedy: "check that openshell-vmm runs on this machine and is of the gateway's version".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, path::PathBuf, process, sync::Arc};
+
+    use super::*;
+
+    /// A vmm that notes that it was run and then waits for a line in `go`. Written by another process: a program that
+    /// this one had open for writing may be busy when it is run.
+    fn fake_vmm(directory: &Path) -> PathBuf {
+        let make = "mkfifo go && printf '#!/bin/sh\\necho run >> %s/runs\\nread code < %s/go\\nexit $code\\n' \
+                    \"$PWD\" \"$PWD\" > vmm && chmod +x vmm";
+        let made = process::Command::new("sh").args(["-c", make]).current_dir(directory).status().unwrap();
+        assert!(made.success());
+        directory.join("vmm")
+    }
+
+    fn config(directory: &Path) -> VmDriverConfig {
+        VmDriverConfig {
+            runtime_dir: directory.to_owned(),
+            vmm_bin: fake_vmm(directory),
+            agent_bin: "/agent".into(),
+            libkrunfw: None,
+            image_dir: "/images".into(),
+            probe_deadline: Duration::from_secs(20),
+            jail_uid_base: 1,
+        }
+    }
+
+    /// Returns when the program runs that reads it.
+    async fn open_go(directory: &Path) -> fs::File {
+        let go = directory.join("go");
+        tokio::task::spawn_blocking(move || fs::File::options().write(true).open(go).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_probe_serves_all_and_outlives_who_asked_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let prober = Arc::new(Prober::default());
+        let asks = |prober: Arc<Prober>, config: VmDriverConfig| async move { prober.check(&config).await };
+
+        let first = tokio::spawn(asks(prober.clone(), config.clone()));
+        let mut go = open_go(directory.path()).await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let (second, third) = (prober.ask(&config).unwrap(), tokio::spawn(asks(prober.clone(), config.clone())));
+        assert!(second.borrow().is_none());
+        writeln!(go, "0").unwrap();
+        third.await.unwrap().unwrap();
+        assert_eq!(*second.borrow(), Some(Ok(())));
+        assert!(prober.ask(&config).is_none());
+        assert_eq!(fs::read_to_string(directory.path().join("runs")).unwrap(), "run\n");
+    }
+
+    #[tokio::test]
+    async fn a_no_is_not_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let prober = Prober::default();
+        for code in ["3", "0"] {
+            let (answer, ()) = tokio::join!(prober.check(&config), async {
+                writeln!(open_go(directory.path()).await, "{code}").unwrap();
+            });
+            assert_eq!(answer.is_ok(), code == "0", "{answer:?}");
+        }
     }
 }

@@ -110,14 +110,11 @@ pub(super) fn set_limits() -> Result<(), Failure> {
     let failed = |error| failure::jail("set resource limits", error);
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed)?;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
-    if hard < DESCRIPTORS && !geteuid().is_root() {
-        return Err(Failure {
-            kind: FailureKind::Jail,
-            message: format!("the hard limit of open files is {hard}; a VM needs {DESCRIPTORS}"),
-            remedy: format!("raise it for the user, for example LimitNOFILE={DESCRIPTORS} in the service's unit"),
-        });
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).map_err(failed)
+    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).map_err(|error| Failure {
+        kind: FailureKind::Jail,
+        message: format!("failed to raise the limit of open files, {hard}, to the {DESCRIPTORS} that a VM needs: {error}"),
+        remedy: format!("raise its hard limit for the gateway, for example LimitNOFILE={DESCRIPTORS} in its service's unit"),
+    })
 }
 
 /// The kernel kills this process when the keeper ends; if it ended already, nobody would.
