@@ -1,6 +1,7 @@
 //! The promises of the product on real microVMs. Started by `e2e/run-with-kvm --test vm [FILTER]`, which finds or
 //! makes a place where KVM works; anywhere else every test says that it did not run.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a runner's results are its output")]
 
 use std::time::{Duration, Instant};

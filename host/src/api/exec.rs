@@ -68,7 +68,9 @@ impl Api {
         let (events, replies) = mpsc::channel(QUEUE);
         let translate = translate(outputs, events.clone());
         tokio::spawn(async move {
-            let both = async { tokio::join!(running.run(input, &output), async { translate.await }).0 };
+            // The sender ends with the exec: that is how the translation learns of an exec that broke.
+            let run = async move { running.run(input, &output).await };
+            let both = async { tokio::join!(run, translate).0 };
             let ended = match limit {
                 None => both.await,
                 Some(limit) => match timeout(limit, both).await {

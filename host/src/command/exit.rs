@@ -1,7 +1,5 @@
 //! The exit codes of all programs of this workspace; `docs/exit-codes.md` explains them to users.
 
-use proto::vmm::FailureKind;
-
 macro_rules! exit_codes {
     ($($(#[doc = $meaning:literal])+ $name:ident = $code:literal,)+) => {
         /// Why a program ended. The exit code of a command that ran in a sandbox is passed through instead.
@@ -97,18 +95,6 @@ impl ExitCode {
         Self::ALL.iter().copied().find(|exit| i32::from(exit.code()) == code)
     }
 
-    /// For a VM that did not start.
-    pub fn of_failure(kind: FailureKind) -> Self {
-        match kind {
-            FailureKind::Spec => Self::VmmSpec,
-            FailureKind::AlreadyRunning => Self::VmmAlreadyRunning,
-            FailureKind::Libkrunfw => Self::Libkrunfw,
-            FailureKind::Kvm => Self::Kvm,
-            FailureKind::Jail => Self::Jail,
-            FailureKind::Libkrun => Self::Libkrun,
-        }
-    }
-
     /// By the reason of a condition or of a refusal, where it has a code of its own: the variant's name.
     pub fn of_reason(reason: &str) -> Option<Self> {
         let named = |exit: &&Self| format!("{exit:?}") == reason;
@@ -147,18 +133,5 @@ mod tests {
         assert_eq!(ExitCode::of_reason("Kvm"), Some(ExitCode::Kvm));
         assert_eq!(ExitCode::of_reason(&ExitCode::Jail.reason()), Some(ExitCode::Jail));
         assert_eq!(ExitCode::of_reason("Ok"), None);
-        use crate::sandbox::driver::DriverReason;
-        for (reason, exit) in [
-            (DriverReason::VmmSpec, ExitCode::VmmSpec),
-            (DriverReason::VmmAlreadyRunning, ExitCode::VmmAlreadyRunning),
-            (DriverReason::Libkrunfw, ExitCode::Libkrunfw),
-            (DriverReason::Kvm, ExitCode::Kvm),
-            (DriverReason::Jail, ExitCode::Jail),
-            (DriverReason::Libkrun, ExitCode::Libkrun),
-            (DriverReason::ProgramMissing, ExitCode::ProgramMissing),
-        ] {
-            assert_eq!(ExitCode::of_reason(&reason.name()), Some(exit));
-        }
-        assert_eq!(ExitCode::of_failure(FailureKind::Libkrunfw), ExitCode::Libkrunfw);
     }
 }

@@ -207,9 +207,9 @@ async fn delete(world: &World, report: &mut Report) {
     for name in ["demo", "other"] {
         api.delete(name).await.expect("delete");
     }
-    let clean = until("everything to be gone", PATIENCE, async || world.traces().is_empty().then_some(())).await;
+    until("everything to be gone", PATIENCE, async || world.traces().is_empty().then_some(())).await;
     report.measured("delete → nothing left", began.elapsed());
-    report.check(clean == (), "no process, mount, socket or file is left");
+    report.check(world.traces().is_empty(), "no process, mount, socket or file is left");
 }
 
 async fn smoke(world: &World, report: &mut Report) {
