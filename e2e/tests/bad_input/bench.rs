@@ -105,7 +105,7 @@ impl Bench {
         }
         while !self.gateways().is_empty() {
             assert!(Instant::now() < deadline, "waited {PATIENCE:?} for the gateways to end");
-            thread::sleep(Duration::from_millis(20));
+            thread::park_timeout(Duration::from_millis(20));
         }
     }
 
@@ -154,7 +154,7 @@ pub(crate) fn run(mut command: Command) -> Ended {
             child.kill().expect("kill");
             panic!("waited {PATIENCE:?} for {command:?} to end; it said {:?}", stderr.join());
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::park_timeout(Duration::from_millis(10));
     };
     let join = |reader: thread::JoinHandle<String>| reader.join().expect("a reader");
     Ended { code: status.code(), stdout: join(stdout), stderr: join(stderr) }
