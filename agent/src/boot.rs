@@ -89,7 +89,7 @@ static STEPS: &[Step] = &[
     },
     Step {
         act: "take the agent along",
-        because: "the share that holds this program goes away with the old root, and workloads are started through it",
+        because: "the share that holds this program goes away with the old root",
         run: root::clone_agent,
     },
     Step {

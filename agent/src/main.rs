@@ -12,15 +12,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use agent::boot::{Booted, Machine};
-use agent::power::{EXIT_AGENT_FAULT, EXIT_BOOT_FAILED, EXIT_PROBE};
+use agent::power::{EXIT_AGENT_FAULT, EXIT_BOOT_FAILED};
 use agent::workload::launch::{Launch, VERB};
 use agent::{console, supervise};
 use proto::version::{PROTOCOL, VERSION};
+use proto::vmm::{PROBE_EXIT, PROBE_LINE};
 
 /// `EX_USAGE` of sysexits.
 const EXIT_USAGE: u8 = 64;
-/// What a probe looks for on the console.
-const PROBE_ANSWER: &str = "openshell-agent: kvm works";
+/// Exit code of a guest that had nothing to boot: the answer to "does KVM work here".
+const EXIT_PROBE: u8 = PROBE_EXIT as u8;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -63,7 +64,7 @@ fn live(machine: &mut Machine) -> u8 {
     let spec = match machine.boot() {
         Ok(Booted::Sandbox(spec)) => *spec,
         Ok(Booted::Probe) => {
-            println!("{PROBE_ANSWER}");
+            println!("{PROBE_LINE}");
             return EXIT_PROBE;
         }
         Err(error) => {

@@ -10,8 +10,6 @@ use crate::sys::raw;
 
 /// Exit code of a guest whose agent could not boot it: `EX_SOFTWARE` of sysexits. The console says which step.
 pub const EXIT_BOOT_FAILED: u8 = 70;
-/// Exit code of a guest that had nothing to boot: the answer to "does KVM work here".
-pub const EXIT_PROBE: u8 = 42;
 /// Exit code of a guest whose agent stopped by a fault of its own.
 pub const EXIT_AGENT_FAULT: u8 = 71;
 

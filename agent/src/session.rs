@@ -26,6 +26,7 @@ mod connection;
 mod control;
 mod data;
 pub mod endpoint;
+mod pacing;
 mod relay;
 mod sync;
 

@@ -9,6 +9,7 @@
 //!
 //! Nothing here fails: a task that panics is reported and started again.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,9 @@ use tokio::time::{sleep, timeout};
 use crate::session::endpoint::Endpoint;
 use crate::session::{RelayOrder, Session, Stop, run_control, run_data};
 use crate::ssh::Server;
-use crate::sys::processes;
 use crate::token::holder::Tokens;
 use crate::workload::Workload;
+use crate::workload::launch::SELF;
 use crate::workload::main_process::MainProcess;
 use crate::workload::reaper::Reaper;
 
@@ -37,6 +38,10 @@ const REPORT: Duration = Duration::from_secs(10 * 60);
 const LEFTOVERS: Duration = Duration::from_secs(2);
 /// Of the grace of a stop, for what comes after the processes: sync, power off.
 const POWER_OFF: Duration = Duration::from_secs(1);
+/// Of that, for the main process's exit code, where it had to be killed.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// After a main process that was told to end, how long those attached may take to read the rest.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Before a part that panicked is started again.
 const RESTART: Duration = Duration::from_secs(1);
 /// The control thread only speaks with the gateway.
@@ -52,7 +57,7 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
     let spec = Arc::new(spec);
     let endpoint: Endpoint = spec.endpoint.parse()?;
     let reaper = Arc::new(Reaper::default());
-    let workload = Arc::new(Workload::new(&spec, layout::AGENT.into(), layout::IDENTITY_DIR.into(), reaper.clone()));
+    let workload = Arc::new(Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone()));
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, workload.clone(), main.clone())?);
     let session = Arc::new(Session::new(spec.clone(), Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id)));
@@ -62,8 +67,9 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
     start_control(session.clone(), endpoint.clone(), orders)?;
     start_data(session.clone(), endpoint, inbox, ssh);
 
+    let mut running = pin!(run_main(main.clone()));
     let end = tokio::select! {
-        code = run_main(main.clone()) => End::Main(code),
+        code = &mut running => End::Main(code),
         stop = stop_order(session.clone()) => End::Stop(stop),
         stop = signalled() => End::Stop(stop),
     };
@@ -79,10 +85,21 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
         }
         End::Stop(stop) => {
             tracing::info!(grace = ?stop.grace, "stopping: {}", stop.reason);
-            end_processes(&workload, stop.grace.saturating_sub(POWER_OFF)).await;
+            let grace = stop.grace.saturating_sub(POWER_OFF);
+            tokio::join!(end_processes(&workload, grace), timeout(grace + LAST_WORDS, last_words(main, running))).0;
             0
         }
     })
+}
+
+/// The streams of a main process that is told to end are carried until it has ended: what it says while it cleans up
+/// is heard by those attached, and its exit code. One that waits for its first attachment is not started any more.
+async fn last_words(main: Option<Arc<MainProcess>>, running: impl Future<Output = i32>) {
+    if let Some(main) = main.filter(|main| main.has_started()) {
+        let code = running.await;
+        tracing::info!(code, "main process ended");
+        let _ = timeout(FAREWELL, main.detached()).await;
+    }
 }
 
 /// The main process, where there is one; the sandbox idles otherwise.
@@ -131,7 +148,6 @@ async fn end_processes(workload: &Workload, grace: Duration) {
     if !workload.stop(grace).await {
         tracing::warn!(?grace, "some processes did not end in time and were killed");
     }
-    processes::kill_everything();
 }
 
 fn start_reaper(reaper: Arc<Reaper>) {

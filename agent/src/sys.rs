@@ -2,6 +2,7 @@
 //! would be a decision that no test sees.
 
 pub mod clock;
+pub mod image_file;
 pub mod loopback;
 pub mod privileges;
 pub mod processes;

@@ -11,16 +11,19 @@ pub mod reaper;
 pub mod ring;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use proto::boot::{BootSpec, WorkloadUser};
 use tokio::time::timeout;
 
-use crate::sys::processes;
+use crate::sys::{image_file, processes};
 use passwd::User;
 use reaper::Reaper;
+
+const PASSWD: &str = "/etc/passwd";
 
 /// As whom, with what, and how programs are started.
 #[derive(Debug)]
@@ -40,7 +43,10 @@ pub struct Workload {
 impl Workload {
     /// For the user of this spec, as the image's `/etc/passwd` describes it.
     pub fn new(spec: &BootSpec, agent: PathBuf, identity: PathBuf, reaper: Arc<Reaper>) -> Self {
-        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+        let passwd = image_file::read(Path::new(PASSWD), image_file::MAX).unwrap_or_else(|error| {
+            tracing::warn!(%error, "failed to read {PASSWD}: the user's home and shell are not known");
+            Vec::new()
+        });
         let user = User::find(&String::from_utf8_lossy(&passwd), spec.user);
         Self { user, environment: spec.environment.clone(), agent, identity, reaper }
     }
@@ -50,15 +56,24 @@ impl Workload {
         self.user.ids
     }
 
-    /// Ends every process that was started and still runs: HUP and TERM first. True if all of them ended in time.
+    /// Ends every process of the machine, daemons that have left their session too: HUP and TERM, CONT for those that
+    /// are stopped and would not notice, and KILL after the grace. True if all of them ended in time.
     pub async fn stop(&self, grace: Duration) -> bool {
-        for pid in self.reaper.running() {
-            process::ask_to_end(pid);
+        for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGCONT] {
+            processes::signal_everything(signal);
         }
-        let ended = timeout(grace, self.reaper.all_ended()).await.is_ok();
-        for pid in self.reaper.running() {
-            processes::signal_session(pid, rustix::process::Signal::KILL);
-        }
+        let ended = timeout(grace, self.all_ended()).await.is_ok();
+        processes::signal_everything(Signal::SIGKILL);
         ended
+    }
+
+    /// Whatever dies last is reaped here, because PID 1 inherits it.
+    async fn all_ended(&self) {
+        let mut reaped = self.reaper.reaped();
+        while processes::programs_alive() {
+            if reaped.changed().await.is_err() {
+                return;
+            }
+        }
     }
 }

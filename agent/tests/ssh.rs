@@ -3,13 +3,17 @@
 //! The programs are started through the agent's own binary, which needs root. Where that is not to be had the tests
 //! say so and pass.
 
+#![forbid(unsafe_code)]
+
 #[path = "ssh/fixture.rs"]
 mod fixture;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fixture::{Client, Outcome, workload_or_skip};
 use proto::exec::ExecCommand;
+use proto::layout::ATTACH_SUBSYSTEM;
 use russh::{ChannelMsg, Sig};
 
 fn document(argv: &[&str]) -> String {
@@ -214,6 +218,32 @@ fn the_main_process_waits_for_its_watcher_and_loses_nothing() {
         assert_eq!(again.code, Some(4));
         main.detached().await;
     });
+}
+
+#[test]
+fn the_main_process_outlives_the_connection_of_its_watcher() {
+    let Some(fixture) = workload_or_skip() else { return };
+    for tty in [false, true] {
+        fixture.run(async |fixture| {
+            let (server, main) = fixture.with_main(&["sh", "-c", "while read -r l; do echo got $l; done"], tty, true);
+            let server = Arc::new(server);
+            let running = tokio::spawn({
+                let main = main.clone();
+                async move { main.run().await }
+            });
+            let client = Client::connect_to(server.clone()).await;
+            let mut channel = client.session().await;
+            channel.request_subsystem(true, ATTACH_SUBSYSTEM).await.unwrap();
+            channel.data_bytes(&b"one\n"[..]).await.unwrap();
+            while !fixture::line(&mut channel).await.contains("got one") {}
+            drop(channel);
+            drop(client);
+            main.detached().await;
+            let outcome = Client::connect_to(server).await.attach(b"two\n").await;
+            assert!(outcome.text().contains("got two"), "tty {tty}: {:?}", outcome.text());
+            assert_eq!((outcome.code, running.await.unwrap()), (Some(0), 0), "tty {tty}");
+        });
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use proto::{budget, layout};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 use secrecy::ExposeSecret as _;
 
-use super::mounts::{close_directory, make_directories};
+use super::mounts::{close_directory, make_root_held};
 use super::{Fault, Machine};
 use crate::session::endpoint::Endpoint;
 use crate::sys::clock;
@@ -25,7 +25,7 @@ pub(super) fn is_offered() -> bool {
 
 pub(super) fn mount(_: &mut Machine) -> Result<(), Fault> {
     let directory = Path::new(layout::IDENTITY_DIR);
-    make_directories(directory, 0o755)?;
+    make_root_held(directory, 0o755)?;
     if let Some(parent) = directory.parent() {
         close_directory(parent)?;
     }

@@ -1,8 +1,8 @@
 //! The file systems that the kernel provides.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount};
@@ -21,7 +21,7 @@ const SAFE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 const INERT: MountFlags = SAFE.union(MountFlags::NOEXEC);
 
 /// In order: some stand in others.
-const KERNEL: [Kernel; 8] = [
+const KERNEL: [Kernel; 5] = [
     Kernel { kind: "proc", at: "/proc", flags: INERT, data: Some(c"hidepid=invisible") },
     Kernel { kind: "sysfs", at: "/sys", flags: INERT.union(MountFlags::RDONLY), data: None },
     Kernel { kind: "cgroup2", at: "/sys/fs/cgroup", flags: INERT, data: None },
@@ -32,10 +32,15 @@ const KERNEL: [Kernel; 8] = [
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
         data: Some(c"mode=0620,ptmxmode=0666,gid=5"),
     },
-    Kernel { kind: "tmpfs", at: "/dev/shm", flags: SAFE, data: Some(c"mode=1777") },
-    Kernel { kind: "tmpfs", at: "/run", flags: SAFE, data: Some(c"mode=0755") },
-    Kernel { kind: "tmpfs", at: "/tmp", flags: SAFE, data: Some(c"mode=1777") },
 ];
+
+/// What a workload can fill, with its mode and its part of the machine's memory in percent. With [`WRITABLE_PERCENT`]
+/// they leave enough to go on.
+const MEMORY: [(&str, u32, u64); 3] = [("/dev/shm", 0o1777, 10), ("/run", 0o755, 5), ("/tmp", 0o1777, 20)];
+/// What is written over the image may take this part of the memory.
+pub(super) const WRITABLE_PERCENT: u64 = 40;
+/// An empty file costs memory, too, which no size bounds: one for each page of the size.
+const BYTES_PER_INODE: u64 = 4096;
 
 /// A devtmpfs has the device nodes, but not these.
 const LINKS: [(&str, &str); 4] = [
@@ -54,11 +59,13 @@ pub(super) fn early_devices(_: &mut Machine) -> Result<(), Fault> {
 
 pub(super) fn kernel(_: &mut Machine) -> Result<(), Fault> {
     for Kernel { kind, at, flags, data } in KERNEL {
-        // On sysfs the directory exists, and nothing can be made.
-        if !Path::new(at).is_dir() {
-            make_directories(Path::new(at), 0o755)?;
-        }
+        make_directories(Path::new(at), 0o755)?;
         mount(kind, at, kind, flags, data).map_err(|errno| Fault::new(at, errno))?;
+    }
+    for (at, mode, percent) in MEMORY {
+        make_directories(Path::new(at), 0o755)?;
+        let options = memory_options(at, mode, percent)?;
+        mount("tmpfs", at, "tmpfs", SAFE, options.as_c_str()).map_err(|errno| Fault::new(at, errno))?;
     }
     for (target, link) in LINKS {
         match symlink(target, link) {
@@ -67,6 +74,19 @@ pub(super) fn kernel(_: &mut Machine) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Options of a file system in memory at `at` that takes no more than this part of it.
+pub(super) fn memory_options(at: &str, mode: u32, percent: u64) -> Result<CString, Fault> {
+    let machine = rustix::system::sysinfo();
+    let memory = u64::from(machine.totalram).saturating_mul(machine.mem_unit.into());
+    CString::new(bounded(memory, mode, percent)).map_err(|error| Fault::new(at, error))
+}
+
+fn bounded(memory: u64, mode: u32, percent: u64) -> String {
+    // Not 0, which would be no bound at all.
+    let inodes = (memory / 100 * percent / BYTES_PER_INODE).max(1);
+    format!("mode={mode:04o},size={percent}%,nr_inodes={inodes}")
 }
 
 pub(super) fn shield(_: &mut Machine) -> Result<(), Fault> {
@@ -79,11 +99,36 @@ pub(super) fn shield(_: &mut Machine) -> Result<(), Fault> {
 /// Makes a directory of the image and what is missing above it. A link on the way is refused: what is mounted by
 /// this name must be reached by this name.
 pub(super) fn make_directories(directory: &Path, mode: u32) -> Result<(), Fault> {
+    make_directories_that(directory, mode, |_| Ok(()))
+}
+
+/// The same for a place that root relies on: nobody else may be able to rename a directory on the way to it.
+pub(super) fn make_root_held(directory: &Path, mode: u32) -> Result<(), Fault> {
+    make_directories_that(directory, mode, |metadata| held_by_root(metadata.uid(), metadata.mode()))
+}
+
+fn held_by_root(uid: u32, mode: u32) -> Result<(), &'static str> {
+    const STICKY: u32 = 0o1000;
+    const OTHERS_WRITE: u32 = 0o022;
+    match (uid, mode) {
+        (1.., _) => Err("it belongs to another user than root in the image, who could put something else there"),
+        (0, mode) if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 => {
+            Err("others than root may write there in the image, and could put something else there")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make_directories_that(
+    directory: &Path,
+    mode: u32,
+    sound: impl Fn(&fs::Metadata) -> Result<(), &'static str>,
+) -> Result<(), Fault> {
     let mut path = PathBuf::new();
     for component in directory.components() {
         path.push(component);
         match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {}
+            Ok(metadata) if metadata.is_dir() => sound(&metadata).map_err(|cause| Fault::new(path.display(), cause))?,
             Ok(_) => return Err(Fault::new(path.display(), "the image has something else than a directory there")),
             Err(_) => {
                 let made = fs::DirBuilder::new().mode(mode).create(&path);
@@ -99,4 +144,49 @@ pub(super) fn close_directory(directory: &Path) -> Result<(), Fault> {
     let failed = |error: &dyn std::fmt::Display| Fault::new(directory.display(), error);
     rustix::fs::chown(directory, Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT)).map_err(|e| failed(&e))?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|e| failed(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_of_roots_is_below_directories_that_nobody_else_can_rename() {
+        for (uid, mode, sound) in [
+            (0, 0o40755, true),
+            (0, 0o41777, true),
+            (0, 0o40777, false),
+            (0, 0o40775, false),
+            (1000, 0o40755, false),
+            (1000, 0o41777, false),
+        ] {
+            assert_eq!(held_by_root(uid, mode).is_ok(), sound, "{uid} {mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_link_on_the_way_is_refused_and_a_writable_directory_named() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir(root.join("etc")).unwrap();
+        symlink("etc", root.join("tmp")).unwrap();
+        assert!(make_directories(&root.join("etc/a/b"), 0o755).is_ok() && root.join("etc/a/b").is_dir());
+        for link in ["tmp", "tmp/a"] {
+            let fault = make_directories(&root.join(link), 0o755).unwrap_err();
+            assert_eq!(fault.object, root.join("tmp").display().to_string());
+        }
+        fs::set_permissions(root.join("etc"), fs::Permissions::from_mode(0o777)).unwrap();
+        let fault = make_root_held(&root.join("etc/a/b"), 0o755).unwrap_err();
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(fault.object, root.join("etc").display().to_string());
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_in_bytes_and_in_files() {
+        assert_eq!(bounded(1 << 30, 0o1777, 20), "mode=1777,size=20%,nr_inodes=52428");
+        assert_eq!(bounded(0, 0o755, 5), "mode=0755,size=5%,nr_inodes=1");
+        let all = MEMORY.iter().map(|(_, _, percent)| percent).sum::<u64>() + WRITABLE_PERCENT;
+        assert_eq!(all, 75);
+    }
 }

@@ -1,18 +1,18 @@
 //! The little network that a sandbox has of itself.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::path::Path;
 
 use super::{Fault, Machine};
+use crate::sys::image_file;
 
 const HOSTS: &str = "/etc/hosts";
 
 pub(super) fn name_host(machine: &mut Machine) -> Result<(), Fault> {
     let Some(spec) = &machine.spec else { return Ok(()) };
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|errno| Fault::new(&spec.hostname, errno))?;
-    let missing = missing_lines(&fs::read_to_string(HOSTS).unwrap_or_default(), &spec.hostname);
-    let written = OpenOptions::new().create(true).append(true).open(HOSTS);
-    if let Err(error) = written.and_then(|mut file| file.write_all(missing.as_bytes())) {
+    let hosts = image_file::read(Path::new(HOSTS), image_file::MAX).unwrap_or_default();
+    let missing = missing_lines(&String::from_utf8_lossy(&hosts), &spec.hostname);
+    if let Err(error) = image_file::append(Path::new(HOSTS), missing.as_bytes()) {
         tracing::warn!(%error, "failed to write {HOSTS}: the sandbox does not find itself by name");
     }
     Ok(())

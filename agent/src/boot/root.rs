@@ -9,7 +9,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 
-use super::{Fault, Machine};
+use super::{Fault, Machine, mounts};
 
 const IMAGE: &str = "/newroot/image";
 const WRITABLE: &str = "/newroot/upper";
@@ -24,7 +24,8 @@ pub(super) fn keep_share(machine: &mut Machine) -> Result<(), Fault> {
 }
 
 pub(super) fn mount_image(_: &mut Machine) -> Result<(), Fault> {
-    mount("tmpfs", layout::STAGING, "tmpfs", MountFlags::NODEV, c"mode=0700")
+    let options = mounts::memory_options(layout::STAGING, 0o700, mounts::WRITABLE_PERCENT)?;
+    mount("tmpfs", layout::STAGING, "tmpfs", MountFlags::NODEV, options.as_c_str())
         .map_err(|errno| Fault::new(layout::STAGING, errno))?;
     for directory in [IMAGE, WRITABLE, WORK, ROOT] {
         fs::create_dir(directory).map_err(|error| Fault::new(directory, error))?;
@@ -54,7 +55,7 @@ pub(super) fn install_agent(machine: &mut Machine) -> Result<(), Fault> {
     let failed = |errno| Fault::new(layout::AGENT, errno);
     let agent = machine.agent.take().ok_or_else(|| Fault::new(layout::AGENT, "it was not taken along"))?;
     if let Some(directory) = std::path::Path::new(layout::AGENT).parent() {
-        super::mounts::make_directories(directory, 0o755)?;
+        mounts::make_root_held(directory, 0o755)?;
     }
     if fs::symlink_metadata(layout::AGENT).is_err() {
         fs::write(layout::AGENT, "").map_err(|error| Fault::new(layout::AGENT, error))?;

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use proto::budget;
@@ -21,12 +22,18 @@ use tonic::{Request, Status};
 use super::Session;
 use super::data::RELAYS_MAX;
 use super::endpoint::{Endpoint, Stream};
+use super::pacing::Paced;
 
 type Transport = InterceptedService<Channel, Credentials>;
 
 /// What the gateway may send before the agent has read it. Room for every relay to stand still at once, and some
 /// more: relays whose targets do not read must not keep back the answers to Sync.
 const RECEIVE_WINDOW: u32 = (RELAYS_MAX as u32 + 2) * budget::AGENT_STREAM_WINDOW;
+
+/// The longest silence of a gateway that is alive, while pings ask for its answers.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A gateway may stand still for some time without losing its relays.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The two services of a gateway, on one connection.
 #[derive(Clone)]
@@ -38,20 +45,41 @@ pub(super) struct Client {
 /// Resolves when the connection is over, for whatever reason.
 pub(super) type Closed = oneshot::Receiver<()>;
 
+/// Whether a silent gateway is pinged. Its answers show that it reads, and output is then hardly held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pings {
+    /// Where a stream is always open: a ping each second would wake a guest that has nothing to do.
+    Never,
+    /// While a stream is open.
+    WhileActive,
+}
+
 /// Connects once. Reconnecting is the caller's affair: a channel that did it by itself would hide the loss.
-pub(super) async fn open(endpoint: &Endpoint, session: &Arc<Session>) -> Result<(Client, Closed), String> {
+pub(super) async fn open(
+    endpoint: &Endpoint,
+    session: &Arc<Session>,
+    pings: Pings,
+) -> Result<(Client, Closed), String> {
     let stream =
         endpoint.connect().await.map_err(|error| format!("failed to connect to the gateway at {endpoint}: {error}"))?;
     let (open, closed) = oneshot::channel();
-    let stream = Mutex::new(Some(TokioIo::new(Watched { stream, _open: open })));
+    let stream = Watched { stream: Box::new(Paced::new(stream)), _open: open };
+    let stream = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_: http::Uri| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
         std::future::ready(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
     });
-    let channel = tonic::transport::Endpoint::from_static("http://gateway.openshell")
+    let mut settings = tonic::transport::Endpoint::from_static("http://gateway.openshell")
         .initial_connection_window_size(RECEIVE_WINDOW)
         .initial_stream_window_size(budget::AGENT_STREAM_WINDOW)
-        .buffer_size(32)
+        .buffer_size(32);
+    if pings == Pings::WhileActive {
+        settings = settings
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(false);
+    }
+    let channel = settings
         .connect_with_connector(connector)
         .await
         .map_err(|error| format!("failed to speak HTTP/2 with the gateway at {endpoint}: {error}"))?;

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::backoff::Backoff;
-use super::connection::{Client, Closed, open};
+use super::connection::{Client, Closed, Pings, open};
 use super::endpoint::Endpoint;
 use super::sync::sync;
 use super::{RelayOrder, Session};
@@ -63,7 +63,7 @@ pub async fn run(session: Arc<Session>, endpoint: Endpoint, relays: mpsc::Sender
 async fn connect(session: &Arc<Session>, endpoint: &Endpoint, relays: &mpsc::Sender<RelayOrder>) -> Ended {
     session.refresh_token();
     let hello = async {
-        let (client, closed) = open(endpoint, session).await.map_err(Ended::early)?;
+        let (client, closed) = open(endpoint, session, Pings::Never).await.map_err(Ended::early)?;
         let (outbox, messages) = mpsc::channel(OUTBOX);
         greet(session, client, closed, outbox, messages).await
     };

@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
-use super::connection::{Client, Closed, open};
+use super::connection::{Client, Closed, Pings, open};
 use super::control::brief;
 use super::endpoint::Endpoint;
 use super::relay;
@@ -42,16 +42,20 @@ async fn keep_connected(session: &Arc<Session>, endpoint: &Endpoint, current: &w
             return;
         }
         let opening = async {
-            let (mut client, closed) = open(endpoint, session).await?;
+            let (mut client, closed) = open(endpoint, session, Pings::WhileActive).await?;
             sync(&mut client, session).await.map_err(|status| format!("Sync was refused: {}", brief(&status)))?;
             Ok((client, closed))
         };
         let why = match timeout(budget::HELLO, opening).await {
             Ok(Ok((client, closed))) => {
-                backoff.reset();
+                let opened = Instant::now();
                 current.send_replace(Some(client.clone()));
                 let why = hold(session, client, closed, &mut tick).await;
                 current.send_replace(None);
+                // One that is closed as soon as it is open is no success.
+                if opened.elapsed() > budget::RECONNECT_MAX {
+                    backoff.reset();
+                }
                 why
             }
             Ok(Err(why)) => why,

@@ -26,6 +26,8 @@ const FRAMES: usize = 2;
 /// How long a loopback port may take to accept.
 const CONNECT: Duration = Duration::from_secs(5);
 
+const GATEWAY_ENDED: &str = "the gateway ended the relay";
+
 /// What a stream leads to in this guest.
 enum Target {
     Ssh(Arc<Server>),
@@ -134,8 +136,7 @@ async fn carry(
         }
         Target::Tcp(stream) => {
             let (read, write) = stream.into_split();
-            let (inwards, outwards) = tokio::join!(pump_in(inbound, write), pump_out(read, outbound));
-            inwards.and(outwards)
+            tokio::try_join!(pump_in(inbound, write), pump_out(read, outbound)).map(drop)
         }
     }
 }
@@ -154,15 +155,19 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(4096);
-        let limit = budget::RELAY_CHUNK;
-        let read = (&mut from).take(limit as u64).read_buf(&mut buffer).await;
+        let mut chunk = (&mut from).take(budget::RELAY_CHUNK as u64);
+        let read = tokio::select! {
+            read = chunk.read_buf(&mut buffer) => read,
+            // A target that says nothing must not keep a relay whose gateway has gone.
+            () = frames.closed() => return Err(GATEWAY_ENDED.to_owned()),
+        };
         if read.map_err(|error| format!("the relay's target broke: {error}"))? == 0 {
             return Ok(());
         }
         let data: Bytes = buffer.split().freeze();
         let frame = RelayFrame { payload: Some(relay_frame::Payload::Data(data)) };
         if frames.send(frame).await.is_err() {
-            return Err("the gateway ended the relay".to_owned());
+            return Err(GATEWAY_ENDED.to_owned());
         }
     }
 }
@@ -170,6 +175,17 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_silent_target_does_not_outlive_the_gateway() {
+        let (_target, from) = tokio::io::duplex(64);
+        let (frames, source) = mpsc::channel(FRAMES);
+        let pumping = tokio::spawn(pump_out(from, frames));
+        tokio::task::yield_now().await;
+        assert!(!pumping.is_finished());
+        drop(source);
+        assert_eq!(pumping.await.unwrap().unwrap_err(), GATEWAY_ENDED);
+    }
 
     #[test]
     fn only_loopback_is_reached() {

@@ -26,13 +26,15 @@ pub(super) async fn attach(peer: Peer, main: Arc<MainProcess>, terminal: Option<
     let mut fed = false;
     let finished = loop {
         tokio::select! {
-            finished = &mut watching => break finished.is_ok(),
-            () = &mut feeding, if !fed => fed = true,
+            biased;
+            // First: of one who has gone nothing more is typed.
             event = events.recv() => match event {
                 Some(Event::Resize(size)) => main.resize(size),
                 Some(Event::Signal(signal)) => main.signal(signal),
                 None => break false,
             },
+            finished = &mut watching => break finished.is_ok(),
+            () = &mut feeding, if !fed => fed = true,
         }
     };
     if finished {

@@ -19,6 +19,8 @@ use crate::workload::process::{Process, Terminal};
 const EVENTS: usize = 32;
 /// Variables of one exec.
 const VARIABLES_MAX: usize = 256;
+/// All their bytes.
+const VARIABLES_BYTES: usize = 128 * 1024;
 
 /// A word to a running program, beside its input.
 #[derive(Debug)]
@@ -158,7 +160,7 @@ impl russh::server::Handler for Handler {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         match self.channels.get_mut(&channel) {
-            Some(slot) if slot.variables.len() < VARIABLES_MAX => {
+            Some(slot) if has_room(&slot.variables, name, value) => {
                 slot.variables.push((name.to_owned(), value.to_owned()));
                 session.channel_success(channel)
             }
@@ -233,6 +235,11 @@ impl russh::server::Handler for Handler {
     }
 }
 
+fn has_room(variables: &[(String, String)], name: &str, value: &str) -> bool {
+    let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+    variables.len() < VARIABLES_MAX && bytes + name.len() + value.len() <= VARIABLES_BYTES
+}
+
 fn size(columns: u32, rows: u32) -> (u16, u16) {
     let clamp = |cells| u16::try_from(cells).unwrap_or(u16::MAX);
     (clamp(columns), clamp(rows))
@@ -255,4 +262,20 @@ fn signal(name: &Sig) -> Option<Signal> {
         Sig::Custom(name) if name == "USR2" => Signal::USR2,
         Sig::Custom(_) => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_is_bounded_in_number_and_in_bytes() {
+        let pair = |bytes: usize| ("A".to_owned(), "x".repeat(bytes - 1));
+        assert!(has_room(&[], "A", &"x".repeat(VARIABLES_BYTES - 1)));
+        assert!(!has_room(&[], "A", &"x".repeat(VARIABLES_BYTES)));
+        assert!(has_room(&[pair(VARIABLES_BYTES - 2)], "A", "x"));
+        assert!(!has_room(&[pair(VARIABLES_BYTES - 2)], "A", "xx"));
+        assert!(has_room(&vec![pair(1); VARIABLES_MAX - 1], "A", ""));
+        assert!(!has_room(&vec![pair(1); VARIABLES_MAX], "A", ""));
+    }
 }

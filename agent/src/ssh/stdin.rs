@@ -86,15 +86,10 @@ impl Source {
         }
     }
 
+    /// The peer has said that nothing more comes. A peer that is merely gone has not: its input stays open.
     pub(super) fn end(&self) {
         self.0.lock().ended = true;
         self.0.filled.notify_one();
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

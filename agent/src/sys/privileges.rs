@@ -7,19 +7,32 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use proto::boot::WorkloadUser;
+use proto::layout::IDENTITY_TAG;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 /// Gives this process a view of the mounts of its own, in which the identity directory is not there: not hidden by
-/// permissions, but gone, so that no uid and no capability bring it back.
+/// permissions, but gone, so that no uid and no capability bring it back. Fails where nothing is mounted there: then
+/// it is mounted somewhere else.
 pub fn leave_identity_directory(directory: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-    match unmount(directory, UnmountFlags::DETACH) {
-        // Not a mount point, or not there: an ordinary process, as in a test.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
-        other => Ok(other?),
-    }
+    Ok(unmount(directory, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// Whether the identity share is mounted anywhere that this process sees.
+pub fn sees_identity_share() -> io::Result<bool> {
+    let mounts = std::fs::read("/proc/self/mountinfo")?;
+    Ok(shows_identity_share(&String::from_utf8_lossy(&mounts)))
+}
+
+/// Behind the lone dash of each line of `mountinfo` stand the kind of file system and what is mounted.
+fn shows_identity_share(mountinfo: &str) -> bool {
+    mountinfo.lines().any(|line| {
+        let Some((_, mounted)) = line.split_once(" - ") else { return false };
+        let mut fields = mounted.split(' ');
+        (fields.next(), fields.next()) == (Some("virtiofs"), Some(IDENTITY_TAG))
+    })
 }
 
 /// Empties the bounding set: no program that is executed from here on can gain a capability.
@@ -44,4 +57,21 @@ pub fn become_user(user: WorkloadUser) -> io::Result<()> {
     let none = CapabilitySet::empty();
     let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
     Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shows_identity_share;
+
+    #[test]
+    fn the_share_is_found_wherever_it_is_mounted() {
+        let others = "22 1 0:20 / / rw,nodev - overlay overlay rw,lowerdir=/newroot/image\n\
+            23 22 0:21 / /identity rw - tmpfs identity rw\n\
+            24 22 0:5 / /virtiofs rw shared:2 - virtiofs /dev/root rw\n";
+        assert!(!shows_identity_share(others));
+        for place in ["/etc/openshell/auth", "/elsewhere\\040-\\040x"] {
+            let line = format!("30 22 0:30 / {place} ro,nosuid,nodev,noexec relatime - virtiofs identity ro\n");
+            assert!(shows_identity_share(&format!("{others}{line}")), "{place}");
+        }
+    }
 }

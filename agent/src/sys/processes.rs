@@ -19,19 +19,53 @@ pub fn session_alive(leader: Pid) -> bool {
 }
 
 fn session_members(leader: Pid) -> impl Iterator<Item = Pid> {
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(move |entry| {
+    let leader = leader.as_raw_nonzero().get();
+    let members = processes().filter(move |(_, stat)| stat.session == leader && !stat.is_dead());
+    members.filter_map(|(pid, _)| Pid::from_raw(pid))
+}
+
+/// Whether any program but PID 1 is alive in this machine.
+pub fn programs_alive() -> bool {
+    processes().any(|(pid, stat)| stat.is_program(pid))
+}
+
+fn processes() -> impl Iterator<Item = (i32, Stat)> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        let (state, session) = state_and_session(&stat)?;
-        (session == leader.as_raw_nonzero().get() && state != 'Z').then(|| Pid::from_raw(pid)).flatten()
+        // A name need not be text.
+        let stat = fs::read(entry.path().join("stat")).ok()?;
+        Some((pid, Stat::parse(&String::from_utf8_lossy(&stat))?))
     })
 }
 
-/// Fields 3 and 6 of `/proc/PID/stat`. The name before them may contain anything, blanks and parentheses too.
-fn state_and_session(stat: &str) -> Option<(char, i32)> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(2)?.parse().ok()?))
+/// Of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    parent: i32,
+    session: i32,
+}
+
+/// The first process, and the parent of the kernel's threads.
+const INIT: i32 = 1;
+const KTHREADD: i32 = 2;
+
+impl Stat {
+    /// Fields 3, 4 and 6. The name before them may contain anything, blanks and parentheses too.
+    fn parse(stat: &str) -> Option<Self> {
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        Some(Self { state, parent, session: fields.nth(1)?.parse().ok()? })
+    }
+
+    fn is_dead(self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    fn is_program(self, pid: i32) -> bool {
+        !self.is_dead() && pid != INIT && pid != KTHREADD && self.parent != KTHREADD
+    }
 }
 
 /// Memory of this process that is resident, in KiB; 0 where `/proc` does not tell.
@@ -41,9 +75,11 @@ pub fn resident_kib() -> u64 {
     line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or_default()
 }
 
-/// KILL to every process but this one. Only for PID 1 that powers off.
-pub fn kill_everything() {
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL);
+/// Signals every process but this one. PID 1 alone may do that: it has no effect in any other process.
+pub fn signal_everything(signal: nix::sys::signal::Signal) {
+    if std::process::id() == 1 {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), signal);
+    }
 }
 
 #[cfg(test)]
@@ -52,8 +88,19 @@ mod tests {
 
     #[test]
     fn stat_is_read_past_any_name() {
-        assert_eq!(state_and_session("7 (a) b) S 1 2 3 0"), Some(('S', 3)));
-        assert_eq!(state_and_session("7 (sh) Z 1 7 7 34816"), Some(('Z', 7)));
-        assert_eq!(state_and_session("7 sh"), None);
+        assert_eq!(Stat::parse("7 (a) b) S 1 2 3 0"), Some(Stat { state: 'S', parent: 1, session: 3 }));
+        assert_eq!(Stat::parse("7 (sh) Z 1 7 7 34816"), Some(Stat { state: 'Z', parent: 1, session: 7 }));
+        assert_eq!(Stat::parse("7 sh"), None);
+    }
+
+    #[test]
+    fn a_program_is_neither_dead_nor_the_kernels_nor_init() {
+        let is_program = |pid, stat: &str| Stat::parse(stat).unwrap().is_program(pid);
+        assert!(is_program(70, "70 (sh) S 1 70 70 0"));
+        assert!(is_program(71, "71 (sh) T 70 70 70 0"));
+        assert!(!is_program(72, "72 (sh) Z 1 70 70 0"));
+        assert!(!is_program(1, "1 (init.krun) S 0 0 0 0"));
+        assert!(!is_program(2, "2 (kthreadd) S 0 0 0 0"));
+        assert!(!is_program(9, "9 (kworker/0:1) I 2 0 0 0"));
     }
 }

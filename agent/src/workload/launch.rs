@@ -4,6 +4,7 @@
 //! what the program must not have, step by step, and becomes the program. Whatever cannot be given up is a failure:
 //! a program with more than it should have is never started.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::os::unix::process::CommandExt as _;
@@ -18,6 +19,9 @@ use crate::sys::{privileges, raw, seccomp};
 
 /// The verb.
 pub const VERB: &str = "launch";
+/// The agent's own binary, wherever a call is made from. Not its path: what leads to a path may be renamed, and root
+/// executes what stands there then.
+pub const SELF: &str = "/proc/self/exe";
 /// The program is not there, as shells say it.
 const EXIT_NOT_FOUND: u8 = 127;
 /// The program, or its directory, cannot be used.
@@ -42,6 +46,9 @@ pub struct Launch {
     pub identity: PathBuf,
     /// Its name for itself.
     pub arg0: Option<String>,
+    /// All of the program's environment. The launch itself runs with none: a variable of an exec must not reach what
+    /// runs as root.
+    pub environment: BTreeMap<String, String>,
     /// Program and arguments.
     pub argv: Vec<OsString>,
 }
@@ -58,7 +65,9 @@ impl Launch {
             self.home.clone().into(),
             self.identity.clone().into(),
             self.arg0.clone().unwrap_or_default().into(),
+            self.environment.len().to_string().into(),
         ];
+        arguments.extend(self.environment.iter().map(|(name, value)| format!("{name}={value}").into()));
         arguments.extend(self.argv.iter().cloned());
         arguments
     }
@@ -66,11 +75,18 @@ impl Launch {
     /// What stands after the verb.
     pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
         let mut next = || arguments.next();
-        let number = |text: OsString| text.to_str()?.parse().ok();
-        let (uid, gid) = (number(next()?)?, number(next()?)?);
+        let id = |text: OsString| text.to_str()?.parse().ok();
+        let (uid, gid) = (id(next()?)?, id(next()?)?);
         let terminal = next()? == "terminal";
         let (workdir, home, identity) = (PathBuf::from(next()?), next()?.into(), next()?.into());
         let arg0 = next()?.into_string().ok()?;
+        let variables: usize = next()?.to_str()?.parse().ok()?;
+        let mut environment = BTreeMap::new();
+        for _ in 0..variables {
+            let pair = next()?.into_string().ok()?;
+            let (name, value) = pair.split_once('=')?;
+            environment.insert(name.to_owned(), value.to_owned());
+        }
         let argv: Vec<OsString> = arguments.collect();
         (!argv.is_empty()).then_some(Self {
             user: WorkloadUser { uid, gid },
@@ -79,6 +95,7 @@ impl Launch {
             home,
             identity,
             arg0: (!arg0.is_empty()).then_some(arg0),
+            environment,
             argv,
         })
     }
@@ -103,7 +120,9 @@ impl Launch {
         std::fs::write("/proc/self/oom_score_adj", OOM_SCORE).map_err(|error| failed("raise the OOM score", error))?;
         privileges::leave_identity_directory(&self.identity)
             .map_err(|error| failed("leave the identity directory", error))?;
-        if self.identity.join(layout::TOKEN_FILE).symlink_metadata().is_ok() {
+        let mounted =
+            privileges::sees_identity_share().map_err(|error| failed("look for the identity share", error))?;
+        if mounted || self.identity.join(layout::TOKEN_FILE).symlink_metadata().is_ok() {
             return Err("failed to leave the identity directory: it can still be seen".to_owned());
         }
         privileges::empty_bounding_set().map_err(|error| failed("drop capabilities", error))?;
@@ -119,7 +138,7 @@ impl Launch {
         }
         let program = &self.argv[0];
         let mut command = Command::new(program);
-        command.args(&self.argv[1..]);
+        command.args(&self.argv[1..]).env_clear().envs(&self.environment);
         command.arg0(self.arg0.as_deref().map_or(program.as_os_str(), OsStr::new));
         let error = command.exec();
         let code = if error.kind() == std::io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_USABLE };
@@ -151,9 +170,16 @@ mod tests {
             home: "/home/me".into(),
             identity: "/etc/openshell/auth".into(),
             arg0: Some("-bash".to_owned()),
+            environment: [("A", "b=c d"), ("E", "")].map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
             argv: ["bash", "", "--uid", "a b"].map(OsString::from).to_vec(),
         };
-        let other = Launch { terminal: false, workdir: Some("/w".into()), arg0: None, ..launch.clone() };
+        let other = Launch {
+            terminal: false,
+            workdir: Some("/w".into()),
+            arg0: None,
+            environment: BTreeMap::new(),
+            ..launch.clone()
+        };
         for launch in [launch, other] {
             assert_eq!(Launch::parse(launch.arguments().into_iter().skip(1)), Some(launch));
         }

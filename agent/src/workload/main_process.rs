@@ -211,6 +211,11 @@ impl MainProcess {
         }
     }
 
+    /// Whether it runs or has run.
+    pub fn has_started(&self) -> bool {
+        *self.state.borrow() != State::Waiting
+    }
+
     /// Where its input goes.
     pub fn input(&self) -> mpsc::Sender<Input> {
         self.input.clone()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ impl Process {
         .map_err(failed)?;
         let kind = terminal.map(|terminal| terminal.kind.as_str());
         let environment = super::environment::build(&workload.user, &workload.environment, exec_environment, kind);
-        let mut launch = launch(workload, command, terminal.is_some(), &environment);
+        let mut launch = launch(workload, command, terminal.is_some(), environment);
         launch.stdin(theirs.stdin).stdout(theirs.stdout).stderr(theirs.stderr);
         let (pid, exit) = workload.reaper.spawn(&mut launch).map_err(failed)?;
         let Ours { stdin, stdout, stderr, terminal } = ours;
@@ -94,7 +95,7 @@ fn launch(
     workload: &Workload,
     command: &Command,
     terminal: bool,
-    environment: &BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
 ) -> std::process::Command {
     let launch = Launch {
         user: workload.ids(),
@@ -103,10 +104,11 @@ fn launch(
         home: workload.user.home.clone().into(),
         identity: workload.identity.clone(),
         arg0: command.arg0.clone(),
+        environment,
         argv: command.argv.iter().map(Into::into).collect(),
     };
     let mut process = std::process::Command::new(&workload.agent);
-    process.args(launch.arguments()).env_clear().envs(environment).current_dir("/");
+    process.arg0("openshell-agent").args(launch.arguments()).env_clear().current_dir("/");
     process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     process
 }
@@ -148,13 +150,6 @@ fn terminal_streams(terminal: &Terminal, uid: u32) -> io::Result<(Theirs, Ours)>
 /// Tells a terminal its size.
 pub fn resize(terminal: &OwnedFd, (columns, rows): (u16, u16)) -> io::Result<()> {
     Ok(tcsetwinsize(terminal, Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 })?)
-}
-
-/// HUP and TERM to a whole session, and CONT for those that are stopped and would not notice.
-pub(super) fn ask_to_end(pid: Pid) {
-    for signal in [Signal::HUP, Signal::TERM, Signal::CONT] {
-        processes::signal_session(pid, signal);
-    }
 }
 
 /// Ends a program whose user has gone, with all of its session: HUP, TERM, KILL.

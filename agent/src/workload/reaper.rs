@@ -48,14 +48,9 @@ impl Reaper {
         }
     }
 
-    /// Those that were started and have not ended.
-    pub fn running(&self) -> Vec<Pid> {
-        self.lock().keys().filter_map(|pid| Pid::from_raw(*pid)).collect()
-    }
-
-    /// Resolves when none is left.
-    pub async fn all_ended(&self) {
-        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    /// How many were started and have not ended; it changes whenever anything was reaped, orphans too.
+    pub fn reaped(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
     }
 
     /// Reaps for ever. Fails only where signals cannot be had at all.

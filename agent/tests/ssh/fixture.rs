@@ -141,8 +141,9 @@ impl Client {
         Self::connect_to(fixture.server()).await
     }
 
-    pub(crate) async fn connect_to(server: Server) -> Self {
+    pub(crate) async fn connect_to(server: impl Into<Arc<Server>>) -> Self {
         let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = server.into();
         tokio::spawn(async move { server.serve(far).await });
         let mut handle = client::connect_stream(Arc::default(), near, Trusting).await.unwrap();
         assert!(handle.authenticate_none(layout::SSH_USER).await.unwrap().success());

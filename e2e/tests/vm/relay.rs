@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use e2e::api::collect;
 use e2e::world::World;
 use libtest_mimic::Trial;
+use proto::budget;
 use proto::openshell::v1::exec_sandbox_event::Payload;
 use rustix::process::Signal;
 
@@ -18,7 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 const NUMBERS: u32 = 600_000;
-const LINES: u32 = 10_000;
+const LINES: u32 = 5_000;
 
 /// A peer that does not read blocks the vmm's only event loop, unless no more is ever on its way than fits.
 async fn stopped_gateway() {
@@ -69,13 +71,23 @@ const SHORT_LINES: &str = "mkfifo /tmp/quiet; exec 9<>/tmp/quiet; n=0
 
 /// A socket's buffer is charged by packet, and each short line would be one.
 async fn short_lines() {
-    let world = World::quick(TTL).await;
+    // Neither a session nor a Sync on its way is given up while the gateway is stopped.
+    let stop = budget::UNARY - Duration::from_millis(500);
+    let world = World::quick(2 * TTL).await;
+    assert!(stop < budget::heartbeat(2 * TTL) * (budget::HEARTBEATS_MISSED - 1));
     let api = world.api().await;
     world.ready("chatty", &TICKER).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let baseline = longest_gap(&ticks(&api, "chatty").await);
 
     let script = SHORT_LINES.replace("LINES", &LINES.to_string());
+    // One relay's window ends before a socket's buffer does.
+    let beside = script.replace("/tmp/latest", "/dev/null");
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        let events = api.exec_stream("chatty", &["/bin/sh", "-c", &beside]).await.expect("exec");
+        others.push(tokio::spawn(collect(events)));
+    }
     let mut events = api.exec_stream("chatty", &["/bin/sh", "-c", &script]).await.expect("exec");
     let gateway = world.gateway.as_ref().expect("a gateway");
     let mut received = Vec::new();
@@ -94,7 +106,7 @@ async fn short_lines() {
         if during_the_stop.is_none() && received.len() > 1000 {
             let before = received.iter().filter(|byte| **byte == b'\n').count();
             gateway.signal(Signal::STOP);
-            tokio::time::sleep(Duration::from_secs(6)).await;
+            tokio::time::sleep(stop).await;
             gateway.signal(Signal::CONT);
             let latest = api.sh("chatty", "cat /tmp/latest").await;
             during_the_stop = Some(latest.trim().parse::<usize>().expect("a number") - before);
@@ -104,6 +116,11 @@ async fn short_lines() {
     let expected = (1..=LINES).map(|number| format!("{number}\n")).collect::<String>();
     assert_eq!(received.len(), expected.len());
     assert!(received == expected.as_bytes(), "other bytes arrived");
+    for other in others {
+        let finished = other.await.expect("collect").expect("an exit");
+        assert_eq!((finished.code, finished.stdout.len()), (0, expected.len()));
+        assert!(finished.stdout == expected, "other bytes arrived");
+    }
     // Fewer would not have filled a socket's buffer.
     assert!(during_the_stop > 600, "only {during_the_stop} lines while the gateway was stopped");
 
