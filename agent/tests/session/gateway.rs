@@ -44,6 +44,7 @@ pub(crate) struct Gateway {
     state: Arc<Mutex<State>>,
     changed: watch::Sender<u64>,
     heartbeat: Duration,
+    beats: bool,
 }
 
 /// Ends the listener and all of its connections.
@@ -58,7 +59,12 @@ impl Drop for Running {
 
 impl Gateway {
     pub(crate) fn new(heartbeat: Duration) -> Self {
-        Self { state: Arc::default(), changed: watch::Sender::new(0), heartbeat }
+        Self { state: Arc::default(), changed: watch::Sender::new(0), heartbeat, beats: true }
+    }
+
+    /// Promises heartbeats, and sends none.
+    pub(crate) fn silent(heartbeat: Duration) -> Self {
+        Self { beats: false, ..Self::new(heartbeat) }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -107,13 +113,18 @@ impl Gateway {
         self.say(gateway_message::Payload::Heartbeat(GatewayHeartbeat {})).await;
     }
 
+    /// Asks for a relay.
+    pub(crate) async fn open_relay(&self, target: relay_open::Target) {
+        let open = RelayOpen { channel_id: "relay-1".to_owned(), target: Some(target) };
+        self.say(gateway_message::Payload::RelayOpen(open)).await;
+    }
+
     /// Opens a relay; both its ends.
     pub(crate) async fn relay(
         &self,
         target: relay_open::Target,
     ) -> (Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>) {
-        let open = RelayOpen { channel_id: "relay-1".to_owned(), target: Some(target) };
-        self.say(gateway_message::Payload::RelayOpen(open)).await;
+        self.open_relay(target).await;
         self.until("a relay is open", |state| state.relay.is_some()).await;
         self.state().relay.take().unwrap()
     }
@@ -233,7 +244,9 @@ impl OpenShell for Gateway {
             }),
         };
         let _ = outbox.send(Ok(GatewayMessage { payload: Some(answer) })).await;
-        tokio::spawn(beat(outbox.clone(), self.heartbeat));
+        if self.beats {
+            tokio::spawn(beat(outbox.clone(), self.heartbeat));
+        }
         self.note(|state| {
             state.agent = Some(agent);
             state.hellos.push(hello);
