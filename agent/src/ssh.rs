@@ -4,8 +4,8 @@
 //!
 //! Flow control. Output: a program's pipe is read only as fast as the peer takes it. Input: russh grants its window
 //! on receipt, so input is kept here, and beyond a mark the peer is asked to pause by `xon-xoff` (RFC 4254, 6.8):
-//! `client_can_do` false means pause, true means go on. A peer that does not pause is held back with its whole
-//! connection at a second mark. What a peer may have in flight is less than the transport's inbound buffer: two
+//! `client_can_do` false means pause, true means go on. A peer that does not pause is slowed down with its whole
+//! connection from a second mark on. What a peer may have in flight is less than the transport's inbound buffer: two
 //! sides that both write and do not read cannot block each other.
 
 mod attach;

@@ -23,7 +23,9 @@ fn session_members(leader: Pid) -> impl Iterator<Item = Pid> {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
         let (state, session) = state_and_session(&stat)?;
-        (session == leader.as_raw_nonzero().get() && state != 'Z').then(|| Pid::from_raw(pid)).flatten()
+        // The leader itself may not have come to make its session yet.
+        let leader = leader.as_raw_nonzero().get();
+        ((session == leader || pid == leader) && state != 'Z').then(|| Pid::from_raw(pid)).flatten()
     })
 }
 
