@@ -1,6 +1,8 @@
 //! Compiles the `.proto` files with protox, so that no `protoc` is needed, and keeps the descriptor set:
 //! the gateway's guard table is tested against it.
 
+#![forbid(unsafe_code)]
+
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -9,9 +11,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["."])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .bytes(".openshell.v1.RelayFrame")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_transport(false).bytes(".openshell.v1.RelayFrame").compile_fds(descriptors)?;
     Ok(())
 }

@@ -75,6 +75,8 @@ pub struct Session {
     pub main_exit: watch::Sender<Option<i32>>,
     /// Whether the gateway has taken that report.
     pub reported: watch::Sender<bool>,
+    /// The highest generation that the gateway has accepted.
+    pub presented: AtomicU64,
     /// Whether a token could be read last time: a change is worth a line, a repetition is not.
     pub token_fault: std::sync::Mutex<Option<String>>,
 }
@@ -90,13 +92,18 @@ impl Session {
             stop: watch::Sender::new(None),
             main_exit: watch::Sender::new(None),
             reported: watch::Sender::new(false),
+            presented: AtomicU64::new(0),
             token_fault: std::sync::Mutex::new(None),
         }
     }
 
     /// Reads the token file. True where a newer token is held now, which both connections then have to present.
     pub fn refresh_token(&self) -> bool {
-        let result = self.tokens.refresh(Instant::now());
+        let began = Instant::now();
+        let result = self.tokens.refresh(began);
+        if let Ok(Found::Newer(generation)) = &result {
+            tracing::info!(generation, read_us = began.elapsed().as_micros(), "read a new token");
+        }
         let fault = result.as_ref().err().map(RefreshError::to_string);
         let mut last = self.token_fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *last != fault {

@@ -1,1 +1,13 @@
 //! The RPC services and their listeners.
+//!
+//! Every request goes through [`guard::Guarded`], which turns transport and bearer into a principal and holds it
+//! against the rule of the RPC. Handlers find the principal in the request's extensions and never look at a bearer.
+
+pub mod exec;
+pub mod guard;
+pub mod lifecycle;
+pub mod listeners;
+pub mod refusals;
+pub mod reply;
+pub mod serve;
+pub mod services;

@@ -1,1 +1,164 @@
-//! The verbs of the command line, one file each.
+//! The verbs of the command line, one file each: load, act, translate the error.
+//!
+//! `vm` is `sandbox` with the driver fixed, and there is one driver: one set of verbs serves both.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::config::Environment;
+
+pub mod exit;
+pub mod failure;
+
+mod arguments;
+mod attach;
+mod connect;
+mod console;
+mod create;
+mod delete;
+mod exec;
+mod gateway;
+mod get;
+mod list;
+mod name;
+mod progress;
+mod signals;
+mod start;
+mod starter;
+mod stop;
+mod stream;
+mod table;
+mod terminal;
+mod token;
+mod view;
+mod watch;
+
+pub use exit::ExitCode;
+pub use failure::CommandError;
+
+use connect::Gateway;
+use console::Console;
+
+/// Sandboxes for coding agents, each a microVM with a token that is always fresh.
+#[derive(Debug, Parser)]
+#[command(name = "openshell", version = proto::version::VERSION)]
+struct CommandLine {
+    /// Socket of a running gateway; none is started then [env: OPENSHELL_GATEWAY_SOCKET]
+    #[arg(long, global = true, value_name = "SOCKET")]
+    gateway_socket: Option<std::path::PathBuf>,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Create, use and delete sandboxes
+    #[command(subcommand)]
+    Sandbox(SandboxVerb),
+    /// The same, with microVMs as the driver
+    #[command(subcommand)]
+    Vm(SandboxVerb),
+    /// Run the gateway, or ask how it is
+    #[command(subcommand)]
+    Gateway(gateway::GatewayVerb),
+    /// What a sandbox's token claims; never the token
+    #[command(subcommand)]
+    Token(TokenVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum SandboxVerb {
+    /// Create a sandbox, wait until it is ready, and run a command in it
+    Create(create::Create),
+    /// List the sandboxes
+    List(list::List),
+    /// Show one sandbox
+    Get(get::Get),
+    /// Run a command in a sandbox
+    Exec(exec::Exec),
+    /// Attach to the main process of a sandbox
+    Attach(attach::Attach),
+    /// Stop a sandbox
+    Stop(stop::Stop),
+    /// Start a stopped sandbox
+    Start(start::Start),
+    /// Delete sandboxes
+    Delete(delete::Delete),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Show the claims of a sandbox's newest token, and whether it was seen
+    Inspect(token::Inspect),
+}
+
+/// A sandbox as an argument.
+#[derive(Debug, Args)]
+struct Named {
+    /// Name of the sandbox
+    name: String,
+}
+
+/// Runs one command line; the result is the exit code of the process.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let matches = match CommandLine::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are errors to clap, on standard output and with code 0.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(ExitCode::Usage.code());
+        }
+    };
+    let outcome = CommandLine::from_arg_matches(&matches)
+        .map_err(|error| CommandError::new(ExitCode::Usage, error.to_string()))
+        .and_then(prepare);
+    outcome.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        error.code.code()
+    })
+}
+
+fn prepare(line: CommandLine) -> Result<u8, CommandError> {
+    let failed = |act: &'static str| {
+        move |cause: std::io::Error| CommandError::new(ExitCode::Failed, format!("failed to {act}: {cause}"))
+    };
+    let environment = Environment::of_process().map_err(failed("inspect this process"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed("start the runtime"))?;
+    let mut console = Console::of_process();
+    let outcome = runtime.block_on(run(line, &environment, &mut console));
+    // A read of standard input cannot be cancelled and must not be waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn run(line: CommandLine, environment: &Environment, console: &mut Console) -> Result<u8, CommandError> {
+    // Only for verbs that talk to one: `gateway run` has a configuration of its own.
+    let gateway = || Gateway::find(line.gateway_socket.clone(), environment);
+    match &line.noun {
+        Noun::Sandbox(verb) | Noun::Vm(verb) => verb.run(&gateway()?, console).await,
+        Noun::Gateway(gateway::GatewayVerb::Run(verb)) => verb.run(environment),
+        Noun::Gateway(gateway::GatewayVerb::Status(verb)) => verb.run(&gateway()?, console).await,
+        Noun::Token(TokenVerb::Inspect(verb)) => verb.run(&gateway()?, console).await,
+    }
+}
+
+impl SandboxVerb {
+    async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
+        match self {
+            Self::Create(verb) => verb.run(gateway, console).await,
+            Self::List(verb) => verb.run(gateway, console).await,
+            Self::Get(verb) => verb.run(gateway, console).await,
+            Self::Exec(verb) => verb.run(gateway, console).await,
+            Self::Attach(verb) => verb.run(gateway, console).await,
+            Self::Stop(verb) => verb.run(gateway, console).await,
+            Self::Start(verb) => verb.run(gateway, console).await,
+            Self::Delete(verb) => verb.run(gateway, console).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,3 @@
 //! The compute drivers.
+
+pub mod vm;

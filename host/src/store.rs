@@ -1,1 +1,4 @@
-//! What survives a gateway.
+//! What survives a gateway: one SQLite file in its state directory. Never a token, never a key.
+
+pub mod lock;
+pub mod sqlite;

@@ -1,14 +1,16 @@
 //! The contracts between gateway, vmm and agent.
 //!
 //! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
-//! the documents that are handed over as JSON ([`boot`], [`exec`], [`vmm`]), the places inside a guest ([`layout`]), the
-//! numbers ([`budget`]) and the versions ([`version`]). Numbers that depend on each other are tied by assertions
-//! which fail the build.
+//! the documents that are handed over as JSON ([`boot`], [`exec`], [`vmm`]), the console's file ([`console`]), the
+//! places inside a guest ([`layout`]), the names of annotations ([`annotation`]), the numbers ([`budget`]) and the
+//! versions ([`version`]). Numbers that depend on each other are tied by assertions which fail the build.
 
 #![forbid(unsafe_code)]
 
+pub mod annotation;
 pub mod boot;
 pub mod budget;
+pub mod console;
 pub mod exec;
 pub mod layout;
 pub mod version;

@@ -1,10 +1,21 @@
 //! The documents between gateway and vmm: what to run (on an inherited descriptor), whether it started (a line on
 //! the keeper's standard output) and how it ended (`exit.json`).
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+/// Virtual CPUs that one microVM may have.
+pub const VCPUS: RangeInclusive<u8> = 1..=32;
+/// Guest memory that one microVM may have, in MiB. Below the least the guest's kernel does not start.
+pub const MEMORY_MIB: RangeInclusive<u32> = 128..=1024 * 1024;
+
+/// What the agent prints on the console, as a line of its own, when it finds neither a disk nor an identity
+/// directory: it was booted only to show that KVM works.
+pub const PROBE_LINE: &str = "openshell-agent: kvm works";
+/// The guest's exit code after [`PROBE_LINE`].
+pub const PROBE_EXIT: i32 = 42;
 
 /// One microVM, as the keeper reads it as JSON from its standard input. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +33,9 @@ pub struct VmmSpec {
     pub libkrunfw: Option<PathBuf>,
     /// The sandbox's runtime directory, which holds `share/`, `ctl/` and `run/` (see [`crate::layout`]).
     pub runtime_dir: PathBuf,
-    /// Virtual CPUs, 1 to 32.
+    /// Virtual CPUs, within [`VCPUS`].
     pub vcpus: u8,
-    /// Guest memory in MiB.
+    /// Guest memory in MiB, within [`MEMORY_MIB`].
     pub memory_mib: u32,
     /// As whom the jailed child runs when the keeper is root; ids that no image uses. Ignored where the keeper is
     /// not root: a user namespace then maps the caller's own ids.
@@ -73,6 +84,21 @@ pub enum FailureKind {
     Jail,
     /// libkrun refused the configuration.
     Libkrun,
+}
+
+impl FailureKind {
+    /// The exit code of `openshell-vmm` for this kind. 0 means that a VM ran and left its exit record (or, of a
+    /// probe, that KVM works); 2 is wrong usage.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Spec => 20,
+            Self::AlreadyRunning => 21,
+            Self::Libkrunfw => 22,
+            Self::Kvm => 23,
+            Self::Jail => 24,
+            Self::Libkrun => 25,
+        }
+    }
 }
 
 /// How a vmm ended, written as `exit.json` by rename. Its existence and a free lock mean: nothing runs.

@@ -1,6 +1,7 @@
 //! One `Sync`: presents the bearer on a connection, and learns what the gateway wants the agent to know.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proto::budget;
@@ -9,7 +10,7 @@ use tonic::Status;
 
 use super::connection::Client;
 use super::{Session, Stop};
-use crate::sys::clock;
+use crate::sys::{clock, processes};
 
 /// A wall clock is stepped only for more than this, plus what the round trip leaves unsure.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(100);
@@ -27,12 +28,21 @@ pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<
 }
 
 async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<u64, Status> {
-    let sent = Instant::now();
+    let (sent, generation) = (Instant::now(), session.tokens.generation());
     let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(SyncRequest {}))
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))??
         .into_inner();
-    step_clock(&reply, sent.elapsed());
+    let round_trip = sent.elapsed();
+    if session.presented.fetch_max(generation, Ordering::Relaxed) < generation {
+        tracing::info!(
+            generation,
+            round_trip_us = round_trip.as_micros(),
+            resident_kib = processes::resident_kib(),
+            "presented a new token"
+        );
+    }
+    step_clock(&reply, round_trip);
     if let Some(order) = reply.stop {
         let grace = order.grace.and_then(|grace| Duration::try_from(grace).ok()).unwrap_or(DEFAULT_GRACE);
         let stop = Stop { grace, reason: order.reason };

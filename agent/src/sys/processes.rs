@@ -36,6 +36,13 @@ fn state_and_session(stat: &str) -> Option<(char, i32)> {
     Some((state, fields.nth(2)?.parse().ok()?))
 }
 
+/// Memory of this process that is resident, in KiB; 0 where `/proc` does not tell.
+pub fn resident_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or_default()
+}
+
 /// KILL to every process but this one. Only for PID 1 that powers off.
 pub fn kill_everything() {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL);

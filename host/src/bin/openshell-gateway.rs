@@ -1,2 +1,84 @@
-//! placeholder
-fn main() {}
+//! The gateway daemon: configuration in, typed outcome out as a documented exit code.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use host::command::exit;
+use host::config::{Config, Environment, GatewayFlags};
+use host::gateway::{StartError, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Serves sandboxes to the local user, and identity to sandboxes.
+#[derive(Parser)]
+#[command(name = "openshell-gateway", version)]
+struct Arguments {
+    #[command(flatten)]
+    flags: GatewayFlags,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.flags.detached {
+        // Whoever started us may close its terminal. Fails only where we lead a process group already.
+        let _leader_already = rustix::process::setsid();
+    }
+    let environment = match Environment::of_process() {
+        Ok(environment) => environment,
+        Err(error) => {
+            eprintln!("error: failed to read the environment: {error}");
+            return exit::ExitCode::Failed.into();
+        }
+    };
+    let config = match Config::load(&arguments.flags, &environment) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return exit::ExitCode::Usage.into();
+        }
+    };
+    let filter = EnvFilter::try_new(&config.gateway.log).unwrap_or_default();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: failed to start the runtime: {error}");
+            return exit::ExitCode::Failed.into();
+        }
+    };
+    match runtime.block_on(async { run(&config, stopped()).await }) {
+        Ok(()) => exit::ExitCode::Ok.into(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            code(&error).into()
+        }
+    }
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+async fn stopped() {
+    let handler = |kind| signal(kind).expect("signal handlers can be set at start");
+    let (mut term, mut int) = (handler(SignalKind::terminate()), handler(SignalKind::interrupt()));
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+fn code(error: &StartError) -> exit::ExitCode {
+    use host::store::lock::LockError;
+    use host::store::sqlite::OpenError;
+    match error {
+        StartError::Directory(error) if error.is_runtime_dir() => exit::ExitCode::RuntimeDir,
+        StartError::Directory(_) | StartError::Lock(LockError::Failed { .. }) => exit::ExitCode::StateDir,
+        StartError::Open(OpenError::Failed { .. }) => exit::ExitCode::StateDir,
+        StartError::Lock(LockError::Held(_)) => exit::ExitCode::StateLocked,
+        StartError::Open(OpenError::Newer { .. }) => exit::ExitCode::StoreNewer,
+        StartError::Open(_) | StartError::Store(_) => exit::ExitCode::StoreCorrupt,
+        StartError::Keys(_) | StartError::HostKeys(_) => exit::ExitCode::Keys,
+        StartError::Socket(_) => exit::ExitCode::Socket,
+        StartError::Rotation(_) => exit::ExitCode::Failed,
+    }
+}

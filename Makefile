@@ -1,0 +1,67 @@
+# Two commands are for everybody: `make demo` and `make test`. Both say what they will install, install what is
+# missing, build, and run; both may be interrupted and repeated.
+
+AGENT_TARGET := x86_64-unknown-linux-gnu
+STATIC := -C target-feature=+crt-static -C relocation-model=static
+DIST := target/dist
+# The same programs with fault points compiled in; for tests and the demo only.
+TEST_DIST := target/dist-test
+CARGO := cargo
+LAB := e2e/lab/run
+
+.PHONY: all build build-test setup demo test test-fast test-vm bench guest-image lint clean
+
+all: build
+
+## The programs, the agent, the guest kernel and the images, side by side in target/dist.
+build: setup agent-bin images
+	$(CARGO) build --release --locked -p host -p vmm
+	e2e/setup/dist $(DIST)
+
+build-test: setup agent-bin images
+	$(CARGO) build --release --locked -p host -p vmm -p e2e --features host/faults
+	e2e/setup/dist $(TEST_DIST)
+
+.PHONY: agent-bin images
+agent-bin:
+	CARGO_TARGET_$(shell echo $(AGENT_TARGET) | tr 'a-z-' 'A-Z_')_RUSTFLAGS="$(STATIC)" \
+		$(CARGO) build --profile agent --locked -p agent -p guest-probe --target $(AGENT_TARGET)
+
+images:
+	guest-image/build --profile test
+	guest-image/build
+
+guest-image: setup
+	guest-image/build
+
+setup:
+	e2e/setup/packages
+	e2e/setup/libkrunfw
+
+## The main job on real microVMs, with a table of what was measured.
+demo: build-test
+	e2e/run-with-kvm target/release/demo
+
+## Every test.
+test: lint test-fast test-vm
+
+test-fast: build-test
+	$(CARGO) test --release --locked --workspace --features host/faults -- --quiet
+	e2e/lab/test
+
+test-vm: build-test
+	e2e/run-with-kvm --test vm
+
+## What a sandbox costs, as ratios to the same thing without us: docs/benchmarks.md.
+bench: build-test
+	$(CARGO) build --release --locked -p host -p vmm -p e2e --features host/faults --example bare
+	rm -f target/bench.json target/lab/out/bench.json
+	e2e/run-with-kvm target/release/bench
+	if [ -e target/lab/out/bench.json ]; then mv target/lab/out/bench.json target/bench.json; fi
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --workspace --all-targets --features host/faults -- -D warnings
+
+clean:
+	rm -rf target

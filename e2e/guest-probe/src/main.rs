@@ -1,0 +1,46 @@
+//! What tests run inside a guest, as one static program.
+//!
+//! As PID 1, in the place of the agent, it does what the last line of its own file says, which a test has appended:
+//! `exit`, `sleep`, `share` or `true`. As a program of the workload its argument says what to try.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "the answers are on the console, or on standard output")]
+
+use std::process::ExitCode;
+use std::thread::park;
+
+mod image;
+mod share;
+mod socket;
+
+/// Where the kernel has found this program when it is PID 1.
+const INIT: &str = "/init.krun";
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return init();
+    }
+    match std::env::args().nth(1).as_deref() {
+        Some("vsock") => socket::attempt(),
+        _ => {
+            eprintln!("usage: guest-probe vsock");
+            return ExitCode::from(64);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn init() -> ExitCode {
+    let program = std::fs::read(INIT).unwrap_or_default();
+    let last_line = program.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    println!("guest-probe: {}", String::from_utf8_lossy(last_line).chars().take(32).collect::<String>());
+    match last_line {
+        b"exit" => return ExitCode::SUCCESS,
+        b"share" => share::attempt(),
+        b"true" => image::run_true(),
+        _ => {}
+    }
+    loop {
+        park();
+    }
+}

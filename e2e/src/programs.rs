@@ -1,0 +1,28 @@
+//! Where the built programs are.
+
+use std::path::{Path, PathBuf};
+
+/// The directory that `make build` fills: programs, agent, `libkrunfw.so.5` and `images/`.
+pub fn directory() -> PathBuf {
+    let named = std::env::var_os("OPENSHELL_DIST").map(PathBuf::from);
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dist-test"))
+}
+
+/// One of the programs, or a clear word on what to run first.
+pub fn program(name: &str) -> PathBuf {
+    let path = directory().join(name);
+    assert!(path.exists(), "{} is not built; run `make build`", path.display());
+    path
+}
+
+/// The image that most tests run: small, so that it is quick to read.
+pub fn test_image() -> PathBuf {
+    program("images/test.erofs")
+}
+
+/// The static program that tests run inside guests.
+pub fn guest_probe() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/agent/guest-probe");
+    assert!(target.exists(), "{} is not built; run `make build-test`", target.display());
+    target
+}

@@ -1,0 +1,80 @@
+//! The promises of the product on real microVMs. Started by `e2e/run-with-kvm --test vm [FILTER]`, which finds or
+//! makes a place where KVM works; anywhere else every test says that it did not run.
+
+#![allow(clippy::print_stdout, reason = "a runner's results are its output")]
+
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+#[path = "vm/evidence.rs"]
+mod evidence;
+#[path = "vm/exec.rs"]
+mod exec;
+#[path = "vm/identity.rs"]
+mod identity;
+#[path = "vm/isolation.rs"]
+mod isolation;
+#[path = "vm/lifecycle.rs"]
+mod lifecycle;
+#[path = "vm/outages.rs"]
+mod outages;
+#[path = "vm/relay.rs"]
+mod relay;
+#[path = "vm/secrets.rs"]
+mod secrets;
+#[path = "vm/tokens.rs"]
+mod tokens;
+#[path = "vm/uptime.rs"]
+mod uptime;
+
+/// The token's life in all these tests: the shortest that there is.
+const TTL: Duration = Duration::from_secs(30);
+/// No test takes this long; one that does hangs.
+const TEST_DEADLINE: Duration = Duration::from_secs(240);
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // The lab has two processors, and each test measures times.
+    arguments.test_threads = Some(1);
+    let trials = [
+        lifecycle::trials(),
+        evidence::trials(),
+        isolation::trials(),
+        exec::trials(),
+        relay::trials(),
+        tokens::trials(),
+        identity::trials(),
+        outages::trials(),
+        secrets::trials(),
+    ];
+    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    let (passed, failed, skipped) = (conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored);
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    conclusion.exit();
+}
+
+/// A test that needs KVM.
+fn trial<F: Future<Output = ()> + 'static>(name: &str, test: fn() -> F) -> Trial {
+    let told = name.to_owned();
+    Trial::ignorable_test(name, move || {
+        if !matches!(std::env::var("OPENSHELL_E2E").as_deref(), Ok("here" | "lab")) {
+            let reason = "not started by e2e/run-with-kvm, so nobody knows whether KVM works here";
+            println!("skipped {told}: {reason}");
+            return Ok(Completion::ignored_with(reason));
+        }
+        let began = Instant::now();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(|error| Failed::from(format!("failed to make a runtime: {error}")))?;
+        runtime.block_on(async {
+            let test = test();
+            tokio::pin!(test);
+            tokio::select! {
+                () = &mut test => {}
+                () = tokio::time::sleep(TEST_DEADLINE) => panic!("{told} did not end within {TEST_DEADLINE:?}"),
+            }
+        });
+        println!("{told}: {:.1} s", began.elapsed().as_secs_f64());
+        Ok(Completion::Completed)
+    })
+}

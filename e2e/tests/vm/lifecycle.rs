@@ -1,0 +1,73 @@
+//! Exit codes, one gateway for all shells, and nothing left behind.
+
+use e2e::programs::test_image;
+use e2e::world::World;
+use libtest_mimic::Trial;
+use proto::openshell::v1::SandboxPhase;
+use proto::vmm::{Ended, ExitRecord};
+
+use crate::{TTL, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("lifecycle::a_command_runs_and_its_sandbox_is_deleted", smoke),
+        trial("lifecycle::two_shells_start_one_gateway", two_shells),
+        trial("lifecycle::the_main_process_s_exit_code_is_the_sandbox_s", exit_codes),
+    ]
+}
+
+/// As a user would begin: no gateway runs, and KVM is untried.
+async fn smoke() {
+    let world = World::empty(TTL);
+    let image = test_image().canonicalize().expect("canonical path").display().to_string();
+    let command = ["--no-keep", "--no-tty", "--", "/bin/sh", "-lc", "echo agent-ok"];
+    let arguments = ["sandbox", "create", "--name", "smoke", "--from", &image].into_iter().chain(command);
+    let output = world.openshell(&arguments.collect::<Vec<_>>()).await;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(stdout, "Created sandbox: smoke\nagent-ok\nDeleted sandbox smoke\n", "{output:?}");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(world.gateway_processes().len(), 1);
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+async fn two_shells() {
+    let world = World::empty(TTL).without_trial_boot();
+    let (one, two) = tokio::join!(world.openshell(&["vm", "list"]), world.openshell(&["vm", "list"]));
+    assert!(one.status.success() && two.status.success(), "{one:?} {two:?}");
+    assert_eq!(world.gateway_processes().len(), 1, "{one:?} {two:?}");
+    let third = world.openshell(&["vm", "list"]).await;
+    assert!(third.status.success(), "{third:?}");
+    assert_eq!(world.gateway_processes().len(), 1);
+}
+
+async fn exit_codes() {
+    let world = World::quick(TTL).await;
+    let api = world.api().await;
+    let image = test_image().display().to_string();
+    let cli = |script: &'static str| {
+        let arguments = ["vm", "create", "--no-keep", "--no-tty", "--from", &image, "--", "/bin/sh", "-c", script];
+        let (world, arguments) = (&world, arguments.map(str::to_owned));
+        async move { world.openshell(&arguments.each_ref().map(String::as_str)).await }
+    };
+    let kept = async {
+        api.create("kept", &test_image(), &["/bin/sh", "-c", "exit 42"]).await.expect("create");
+        world.phase("kept", SandboxPhase::Completed).await
+    };
+    let (kept, seven) = tokio::join!(kept, cli("echo out; echo err >&2; exit 7"));
+    let killed = cli("kill -TERM $$").await;
+
+    assert_eq!(kept.status.clone().expect("a status").exit_code, Some(42));
+    let record = std::fs::read(world.places(&kept).join("run/exit.json")).expect("an exit record");
+    let record: ExitRecord = serde_json::from_slice(&record).expect("a sound exit record");
+    assert_eq!(record.ended, Ended::Exited(42), "{record:?}");
+    assert_eq!(record.instance_id, kept.status.clone().expect("a status").main_process_instance_id);
+    assert!(!world.token_file(&kept).exists(), "a sandbox that has ended needs no token");
+
+    assert_eq!(seven.status.code(), Some(7), "{seven:?}");
+    assert!(String::from_utf8_lossy(&seven.stdout).contains("\nout\n"), "{seven:?}");
+    assert!(String::from_utf8_lossy(&seven.stderr).contains("err\n"), "{seven:?}");
+    assert_eq!(killed.status.code(), Some(128 + 15), "{killed:?}");
+
+    world.delete("kept").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}

@@ -1,0 +1,89 @@
+//! Whatever ends on the host, for however long: the sandbox goes on, or comes back.
+
+use std::time::Duration;
+
+use e2e::world::{World, kill};
+use libtest_mimic::Trial;
+use proto::openshell::v1::SandboxPhase;
+
+use crate::uptime::{TICKER, longest_gap, ticks};
+use crate::{TTL, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("outages::a_gateway_that_is_away_for_longer_than_the_ttl_is_not_missed", gateway_away),
+        trial("outages::a_vmm_that_is_killed_is_started_again", vmm_killed),
+    ]
+}
+
+/// One sandbox runs through it all; the other one is stopped for all that time, and started in the end.
+async fn gateway_away() {
+    let mut world = World::quick(TTL).await;
+    let api = world.api().await;
+    let (running, resting) = tokio::join!(world.ready("running", &TICKER), world.ready("resting", &[]));
+    api.stop("resting").await.expect("stop");
+    world.phase("resting", SandboxPhase::Stopped).await;
+    assert!(!world.token_file(&resting).exists(), "a stopped sandbox has a token on disk");
+    let vmm = world.vmm(&running);
+    let boot_id = api.sh("running", "cat /proc/sys/kernel/random/boot_id").await;
+
+    world.down();
+    tokio::time::sleep(TTL + Duration::from_secs(3)).await;
+    assert_eq!(world.vmm(&running), vmm, "the VM does not need its gateway");
+    world.up().await;
+    same_vm(&world, "after an absence longer than the TTL", &boot_id).await;
+
+    assert!(!world.token_file(&resting).exists(), "a stopped sandbox got a token");
+    world.api().await.start("resting").await.expect("start");
+    world.ready_in_boot("resting", 2).await;
+    assert_eq!(world.api().await.sh("resting", "echo up").await, "up\n");
+
+    for _ in 0..10 {
+        world.down();
+        world.up().await;
+    }
+    same_vm(&world, "after ten quick restarts", &boot_id).await;
+
+    let status = world.gateway.take().expect("a gateway").stop().await;
+    assert!(status.success(), "SIGTERM ended it with {status}");
+    assert_eq!(world.vmm(&running), vmm, "SIGTERM to the gateway leaves the VM alone");
+    world.up().await;
+    same_vm(&world, "after a graceful restart", &boot_id).await;
+    assert_eq!(world.vmm(&running), vmm);
+    world.phase("resting", SandboxPhase::Ready).await;
+
+    let gap = longest_gap(&ticks(&world.api().await, "running").await);
+    println!("outages: longest gap of the main process {gap:.2} s");
+    assert!(gap < 1.0, "the main process stood still for {gap:.2} s");
+    world.delete("running").await;
+    world.delete("resting").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+async fn same_vm(world: &World, when: &str, boot_id: &str) {
+    let began = std::time::Instant::now();
+    let sandbox = world.phase("running", SandboxPhase::Ready).await;
+    println!("outages: session up {:.1} s {when}", began.elapsed().as_secs_f64());
+    let status = sandbox.status.expect("a status");
+    assert!(status.main_process_instance_id.starts_with("1-"), "{when}: {status:?}");
+    assert_eq!(status.restart_count, 0, "{when}");
+    let now = world.api().await.sh("running", "cat /proc/sys/kernel/random/boot_id").await;
+    assert_eq!(now, boot_id, "{when}: another boot");
+}
+
+async fn vmm_killed() {
+    let world = World::quick(TTL).await;
+    let first = world.ready("killed", &[]).await;
+    let before = world.vmm(&first);
+    kill(before.child);
+    let second = world.ready_in_boot("killed", 2).await;
+    let between = world.vmm(&second);
+    assert!(between.child != before.child && between.keeper != before.keeper);
+    kill(between.keeper);
+    let third = world.ready_in_boot("killed", 3).await;
+    assert_eq!(third.status.clone().expect("a status").restart_count, 2);
+    assert_eq!(world.vmm_processes().len(), 2, "the child of a killed keeper died with it");
+    assert_eq!(world.api().await.sh("killed", "echo up").await, "up\n");
+    world.delete("killed").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}

@@ -1,0 +1,59 @@
+//! A gateway that stands still freezes nobody.
+
+use std::time::Duration;
+
+use e2e::world::World;
+use libtest_mimic::Trial;
+use proto::openshell::v1::exec_sandbox_event::Payload;
+use rustix::process::Signal;
+
+use crate::uptime::{TICKER, longest_gap, ticks};
+use crate::{TTL, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("relay::a_gateway_that_stops_reading_does_not_stop_the_vm", stopped_gateway)]
+}
+
+const NUMBERS: u32 = 600_000;
+
+/// A peer that does not read blocks the vmm's only event loop, unless no more is ever on its way than fits.
+async fn stopped_gateway() {
+    let world = World::quick(TTL).await;
+    let api = world.api().await;
+    world.ready("busy", &TICKER).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let baseline = longest_gap(&ticks(&api, "busy").await);
+
+    let mut events = api.exec_stream("busy", &["seq", "1", &NUMBERS.to_string()]).await.expect("exec");
+    let gateway = world.gateway.as_ref().expect("a gateway");
+    let mut received = Vec::new();
+    let mut before_the_stop = 0;
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.message()).await;
+        let event = event.unwrap_or_else(|_| panic!("nothing more came after {} bytes", received.len()));
+        match event.expect("an event").expect("an exit before the end").payload {
+            Some(Payload::Stdout(chunk)) => received.extend(chunk.data),
+            Some(Payload::Exit(exit)) => {
+                assert_eq!(exit.exit_code, 0);
+                break;
+            }
+            _ => {}
+        }
+        if before_the_stop == 0 && received.len() > 512 << 10 {
+            before_the_stop = received.len();
+            gateway.signal(Signal::STOP);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            gateway.signal(Signal::CONT);
+        }
+    }
+    let expected = (1..=NUMBERS).map(|number| format!("{number}\n")).collect::<String>();
+    assert!(before_the_stop > 0 && before_the_stop < expected.len() / 2, "stopped after {before_the_stop} bytes");
+    assert_eq!(received.len(), expected.len());
+    assert!(received == expected.as_bytes(), "other bytes arrived");
+
+    let gap = longest_gap(&ticks(&api, "busy").await);
+    println!("relay: longest gap {gap:.2} s with the gateway stopped for 5 s, {baseline:.2} s before");
+    assert!(gap < 1.0, "the guest stood still for {gap:.2} s");
+    world.delete("busy").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}

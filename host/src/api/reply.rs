@@ -1,0 +1,150 @@
+//! A sandbox as the public API shows it. Never a token: claims only.
+
+use std::collections::HashMap;
+
+use prost_types::Timestamp;
+use proto::annotation;
+use proto::openshell::datamodel::v1::ObjectMeta;
+use proto::openshell::v1::{Sandbox, SandboxCondition, SandboxSpec, SandboxStatus, SandboxTemplate};
+
+use super::services::Api;
+use crate::sandbox::phase::Phase;
+use crate::sandbox::task::Handle;
+use crate::sandbox::view::View;
+
+/// The one workspace.
+pub const WORKSPACE: &str = "default";
+
+impl Api {
+    /// The latest snapshot, as a message.
+    pub fn sandbox(&self, handle: &Handle) -> Sandbox {
+        self.message(&handle.view())
+    }
+
+    /// A snapshot as a message.
+    pub fn message(&self, view: &View) -> Sandbox {
+        let record = &view.record;
+        let mut annotations: HashMap<String, String> = record.spec.annotations.clone().into_iter().collect();
+        annotations.extend(self.token_annotations(view));
+        Sandbox {
+            metadata: Some(ObjectMeta {
+                id: record.id.to_string(),
+                name: record.name.clone(),
+                labels: record.spec.labels.clone().into_iter().collect(),
+                resource_version: record.version,
+                annotations,
+                workspace: WORKSPACE.into(),
+                created_time: Some(timestamp(record.created_ms)),
+                deletion_time: (view.phase() == Phase::Deleting).then(|| timestamp(record.phase_since_ms)),
+            }),
+            spec: Some(SandboxSpec {
+                environment: record.spec.environment.clone().into_iter().collect(),
+                template: Some(SandboxTemplate {
+                    image: record.spec.image.clone(),
+                    resources: Some(resources(record.spec.vcpus, record.spec.memory_mib)),
+                    ..Default::default()
+                }),
+                command: record.spec.command.clone(),
+                tty: record.spec.tty,
+                ..Default::default()
+            }),
+            status: Some(SandboxStatus {
+                conditions: self.conditions(view),
+                phase: proto::openshell::v1::SandboxPhase::from(view.phase()).into(),
+                main_process_instance_id: record.instance_id.clone(),
+                exit_code: view.exit_code(),
+                restart_count: record.machine.restarts,
+            }),
+            host_key_fingerprint: self.host_keys.fingerprint(record.id).unwrap_or_default(),
+        }
+    }
+
+    fn conditions(&self, view: &View) -> Vec<SandboxCondition> {
+        let record = &view.record;
+        let ready = view.phase() == Phase::Ready;
+        let since = timestamp(record.phase_since_ms);
+        let mut conditions = vec![SandboxCondition {
+            r#type: "Ready".into(),
+            status: truth(ready && record.machine.connected),
+            reason: reason(view),
+            message: record.note.clone(),
+            transition_time: Some(since),
+        }];
+        if ready {
+            conditions.push(SandboxCondition {
+                r#type: "SessionConnected".into(),
+                status: truth(record.machine.connected),
+                reason: if record.machine.connected { "SessionUp" } else { "SessionLost" }.into(),
+                message: String::new(),
+                transition_time: Some(timestamp(view.session_since_ms)),
+            });
+            conditions.extend(self.token_condition(view));
+        }
+        conditions
+    }
+
+    /// Whether the published generation has been presented.
+    fn token_condition(&self, view: &View) -> Option<SandboxCondition> {
+        let published = self.rotation.published(view.record.id)?;
+        let seen = self
+            .receipts
+            .latest(view.record.id)
+            .and_then(|receipt| receipt.seen)
+            .map(|(seen, _)| seen)
+            .unwrap_or_default();
+        let delivered = seen >= published.generation;
+        Some(SandboxCondition {
+            r#type: "TokenDelivered".into(),
+            status: truth(delivered),
+            reason: if delivered { "Presented" } else { "NotPresentedYet" }.into(),
+            message: format!("published generation {}, presented generation {seen}", published.generation),
+            transition_time: Some(timestamp(published.iat * 1000)),
+        })
+    }
+
+    fn token_annotations(&self, view: &View) -> Vec<(String, String)> {
+        let Some(published) = self.rotation.published(view.record.id) else { return vec![] };
+        let mut facts = vec![
+            (annotation::TOKEN_GENERATION, published.generation.to_string()),
+            (annotation::TOKEN_ISSUED, humantime::format_rfc3339_seconds(unix(published.iat)).to_string()),
+            (annotation::TOKEN_EXPIRES, humantime::format_rfc3339_seconds(unix(published.exp)).to_string()),
+            (annotation::TOKEN_ID, published.jti.to_string()),
+            (annotation::TOKEN_KEY, self.kid.clone()),
+            (annotation::TOKEN_ISSUER, self.issuer.clone()),
+        ];
+        if let Some(latest) = self.receipts.latest(view.record.id) {
+            facts.extend(latest.seen.map(|(seen, _)| (annotation::TOKEN_SEEN, seen.to_string())));
+            facts.extend(latest.last_delay.map(|delay| (annotation::TOKEN_DELAY, delay.as_millis().to_string())));
+        }
+        facts.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+    }
+}
+
+/// The kind of failure where one is known; else the phase.
+fn reason(view: &View) -> String {
+    let failure = &view.record.reason;
+    if view.phase() == Phase::Error && !failure.is_empty() { failure.clone() } else { view.phase().name().into() }
+}
+
+fn truth(yes: bool) -> String {
+    if yes { "True" } else { "False" }.into()
+}
+
+fn unix(seconds: u64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
+}
+
+/// Milliseconds since the epoch as a message.
+pub fn timestamp(ms: u64) -> Timestamp {
+    Timestamp { seconds: (ms / 1000) as i64, nanos: ((ms % 1000) * 1_000_000) as i32 }
+}
+
+/// `{"limits": {"cpu": "2", "memory": "512Mi"}}`
+fn resources(vcpus: u8, memory_mib: u32) -> prost_types::Struct {
+    use prost_types::{Struct, Value, value::Kind};
+    let text = |s: String| Value { kind: Some(Kind::StringValue(s)) };
+    let limits = Struct {
+        fields: [("cpu".into(), text(vcpus.to_string())), ("memory".into(), text(format!("{memory_mib}Mi")))].into(),
+    };
+    Struct { fields: [("limits".into(), Value { kind: Some(Kind::StructValue(limits)) })].into() }
+}

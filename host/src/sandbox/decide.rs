@@ -1,0 +1,392 @@
+//! What happens next to a sandbox: a pure function of where it stands and what just happened.
+//!
+//! The task feeds it events and does the actions; nothing here waits, reads a clock or can fail. Timers are levels:
+//! [`timer`] says which deadline runs in a state, and the task arms it when that changes.
+
+use serde::{Deserialize, Serialize};
+
+use super::phase::Phase;
+
+/// Boots in a row that may end early before the sandbox is given up.
+pub const CRASH_CAP: u32 = 3;
+
+/// Everything that decisions depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Starts of the compute so far; the first part of the instance id.
+    pub boot: u64,
+    /// A session is up now. A stored `true` means nothing after a restart of the gateway.
+    pub connected: bool,
+    /// The main process of this boot ended with this code, as the agent reported.
+    pub main_exit: Option<i32>,
+    /// Boots in a row that came up and ended early.
+    pub crashes: u32,
+    /// Boots in a row that ended without a word from the agent.
+    pub silent: u32,
+    /// Restarts by policy since somebody asked for a start.
+    pub restarts: u32,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody asked for it.
+    Start,
+    /// Somebody asked for it.
+    Stop,
+    /// Somebody asked for it.
+    Delete,
+    /// The driver did not start the compute.
+    LaunchFailed,
+    /// The agent of this boot said hello.
+    SessionUp,
+    /// Its session ended.
+    SessionLost,
+    /// The agent reported the end of the main process.
+    MainExited(i32),
+    /// The compute of this boot is gone. `early`: soon after it came up.
+    Gone {
+        /// See above.
+        early: bool,
+    },
+    /// The running [`Timer`] ended.
+    TimeUp,
+    /// Somebody removed the identity directory.
+    DirectoryLost,
+}
+
+/// What to do about it, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start compute for `boot`.
+    Launch,
+    /// Let the guest know that it should stop.
+    OrderStop,
+    /// End the compute without asking the guest.
+    Kill,
+    /// Take the token off the disk.
+    Withdraw,
+    /// Remove every trace, then the record; does nothing while compute still runs.
+    Remove,
+}
+
+/// Deadlines; which one runs follows from the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timer {
+    /// From launch to hello.
+    Boot,
+    /// From the stop order to the end of the compute.
+    Stop,
+    /// From the end of the main process to the end of the compute.
+    PowerOff,
+    /// For how long a sandbox may be without a session.
+    Disconnected,
+    /// When a removal that did not succeed is tried again.
+    Remove,
+}
+
+/// Why an event does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is already as asked.
+    AlreadySo,
+    /// It cannot be done from this phase.
+    Cannot,
+    /// A late word; nobody waits for an answer.
+    Late,
+}
+
+/// Which deadline runs.
+pub fn timer(machine: &Machine) -> Option<Timer> {
+    match machine.phase {
+        Phase::Provisioning | Phase::Starting => Some(Timer::Boot),
+        Phase::Stopping => Some(Timer::Stop),
+        Phase::Deleting => Some(Timer::Remove),
+        Phase::Ready if machine.main_exit.is_some() => Some(Timer::PowerOff),
+        Phase::Ready if !machine.connected => Some(Timer::Disconnected),
+        _ => None,
+    }
+}
+
+impl Machine {
+    /// A sandbox that was just created, about to launch its first boot.
+    pub fn created() -> Self {
+        Self {
+            phase: Phase::Provisioning,
+            boot: 1,
+            connected: false,
+            main_exit: None,
+            crashes: 0,
+            silent: 0,
+            restarts: 0,
+        }
+    }
+
+    fn boot_again(&self, phase: Phase) -> Self {
+        Self { phase, boot: self.boot + 1, connected: false, main_exit: None, ..self.clone() }
+    }
+
+    fn rests(&self, phase: Phase) -> Self {
+        Self { phase, connected: false, ..self.clone() }
+    }
+}
+
+/// See the module.
+///
+/// # Errors
+/// A typed refusal: already so, impossible in this phase, or late.
+pub fn decide(now: &Machine, event: Event) -> Result<(Machine, Vec<Action>), Refusal> {
+    match event {
+        Event::Start => start(now),
+        Event::Stop => stop(now),
+        Event::Delete => delete(now),
+        Event::LaunchFailed => launch_failed(now),
+        Event::SessionUp => session_up(now),
+        Event::SessionLost if now.connected => Ok((Machine { connected: false, ..now.clone() }, vec![])),
+        Event::MainExited(code) => main_exited(now, code),
+        Event::Gone { early } => gone(now, early),
+        Event::TimeUp => time_up(now),
+        Event::DirectoryLost if matches!(now.phase, Phase::Provisioning | Phase::Starting | Phase::Ready) => {
+            // Its end leads to a restart onto a fresh directory.
+            Ok((now.clone(), vec![Action::Kill]))
+        }
+        Event::SessionLost | Event::DirectoryLost => Err(Refusal::Late),
+    }
+}
+
+fn start(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
+    match now.phase {
+        Phase::Stopped | Phase::Completed | Phase::Error => {
+            let next = Machine { crashes: 0, silent: 0, restarts: 0, ..now.boot_again(Phase::Starting) };
+            Ok((next, vec![Action::Launch]))
+        }
+        Phase::Provisioning | Phase::Starting | Phase::Ready => Err(Refusal::AlreadySo),
+        Phase::Stopping | Phase::Deleting => Err(Refusal::Cannot),
+    }
+}
+
+fn stop(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
+    let stopping = Machine { phase: Phase::Stopping, ..now.clone() };
+    match now.phase {
+        Phase::Ready => Ok((stopping, vec![Action::OrderStop])),
+        // Nobody is there yet who could be asked.
+        Phase::Provisioning | Phase::Starting => Ok((stopping, vec![Action::Kill])),
+        Phase::Stopping | Phase::Stopped | Phase::Completed => Err(Refusal::AlreadySo),
+        Phase::Error | Phase::Deleting => Err(Refusal::Cannot),
+    }
+}
+
+fn delete(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
+    match now.phase {
+        Phase::Deleting => Err(Refusal::AlreadySo),
+        phase if phase.has_compute() => Ok((now.rests(Phase::Deleting), vec![Action::Kill])),
+        _ => Ok((now.rests(Phase::Deleting), vec![Action::Remove])),
+    }
+}
+
+fn launch_failed(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
+    match now.phase {
+        Phase::Provisioning | Phase::Starting => Ok((now.rests(Phase::Error), vec![Action::Withdraw])),
+        _ => Err(Refusal::Late),
+    }
+}
+
+fn session_up(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
+    match now.phase {
+        Phase::Provisioning | Phase::Starting => {
+            Ok((Machine { phase: Phase::Ready, connected: true, silent: 0, ..now.clone() }, vec![]))
+        }
+        Phase::Ready => Ok((Machine { connected: true, ..now.clone() }, vec![])),
+        // It was away when the order went out.
+        Phase::Stopping => Ok((Machine { connected: true, ..now.clone() }, vec![Action::OrderStop])),
+        _ => Err(Refusal::Late),
+    }
+}
+
+fn main_exited(now: &Machine, code: i32) -> Result<(Machine, Vec<Action>), Refusal> {
+    match now.phase {
+        Phase::Provisioning | Phase::Starting | Phase::Ready | Phase::Stopping if now.main_exit.is_none() => {
+            Ok((Machine { main_exit: Some(code), ..now.clone() }, vec![]))
+        }
+        // A repeated report: the reply to the first was lost.
+        phase if phase.has_compute() && now.main_exit == Some(code) => Err(Refusal::AlreadySo),
+        _ => Err(Refusal::Late),
+    }
+}
+
+fn gone(now: &Machine, early: bool) -> Result<(Machine, Vec<Action>), Refusal> {
+    match now.phase {
+        Phase::Stopping => Ok((now.rests(Phase::Stopped), vec![Action::Withdraw])),
+        Phase::Deleting => Ok((now.clone(), vec![Action::Remove])),
+        Phase::Provisioning | Phase::Starting | Phase::Ready if now.main_exit.is_some() => {
+            Ok((now.rests(Phase::Completed), vec![Action::Withdraw]))
+        }
+        // A guest that never said hello gets one more chance, whatever exit code its vmm left.
+        phase if phase.is_booting() => {
+            if now.silent == 0 {
+                Ok((Machine { silent: 1, ..now.boot_again(phase) }, vec![Action::Launch]))
+            } else {
+                Ok((now.rests(Phase::Error), vec![Action::Withdraw]))
+            }
+        }
+        Phase::Ready => {
+            let crashes = if early { now.crashes + 1 } else { 0 };
+            if crashes >= CRASH_CAP {
+                return Ok((Machine { crashes, ..now.rests(Phase::Error) }, vec![Action::Withdraw]));
+            }
+            let next = Machine { crashes, restarts: now.restarts + 1, ..now.boot_again(Phase::Starting) };
+            Ok((next, vec![Action::Launch]))
+        }
+        _ => Err(Refusal::Late),
+    }
+}
+
+fn time_up(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
+    match timer(now) {
+        Some(Timer::Boot) => Ok((now.rests(Phase::Error), vec![Action::Kill, Action::Withdraw])),
+        // The end of the compute decides what comes next.
+        Some(Timer::Stop | Timer::PowerOff | Timer::Disconnected) => Ok((now.clone(), vec![Action::Kill])),
+        Some(Timer::Remove) => Ok((now.clone(), vec![Action::Kill, Action::Remove])),
+        None => Err(Refusal::Late),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Start),
+            Just(Event::Stop),
+            Just(Event::Delete),
+            Just(Event::LaunchFailed),
+            Just(Event::SessionUp),
+            Just(Event::SessionLost),
+            (0..3i32).prop_map(Event::MainExited),
+            any::<bool>().prop_map(|early| Event::Gone { early }),
+            Just(Event::TimeUp),
+            Just(Event::DirectoryLost),
+        ]
+    }
+
+    const EVENTS: [Event; 11] = [
+        Event::Start,
+        Event::Stop,
+        Event::Delete,
+        Event::LaunchFailed,
+        Event::SessionUp,
+        Event::SessionLost,
+        Event::MainExited(0),
+        Event::Gone { early: true },
+        Event::Gone { early: false },
+        Event::TimeUp,
+        Event::DirectoryLost,
+    ];
+
+    /// Every machine that can be reached, by exhaustive search.
+    fn reachable() -> Vec<Machine> {
+        let mut seen: HashSet<String> = HashSet::new();
+        let mut todo = vec![Machine::created()];
+        let mut all = vec![];
+        while let Some(machine) = todo.pop() {
+            // Counters that only count do not make a new state.
+            let key = Machine { boot: 0, restarts: 0, ..machine.clone() };
+            if !seen.insert(format!("{key:?}")) {
+                continue;
+            }
+            todo.extend(EVENTS.iter().filter_map(|e| decide(&machine, *e).ok()).map(|(next, _)| next));
+            all.push(machine);
+        }
+        all
+    }
+
+    #[test]
+    fn every_drawn_edge_is_taken_and_no_other() {
+        let mut taken = HashSet::new();
+        for machine in reachable() {
+            for event in EVENTS {
+                if let Ok((next, _)) = decide(&machine, event)
+                    && next.phase != machine.phase
+                {
+                    assert!(machine.phase.leads_to(next.phase), "{machine:?} on {event:?} to {:?}", next.phase);
+                    taken.insert((machine.phase, next.phase));
+                }
+            }
+        }
+        for from in Phase::ALL {
+            for to in Phase::ALL {
+                assert_eq!(from.leads_to(to), taken.contains(&(from, to)), "{from:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_phase_has_a_verb_out() {
+        for machine in reachable() {
+            let verbs = [Event::Start, Event::Stop, Event::Delete];
+            let moves = verbs.iter().any(|v| decide(&machine, *v).is_ok_and(|(next, _)| next.phase != machine.phase));
+            assert!(moves || machine.phase == Phase::Deleting, "{machine:?}");
+        }
+    }
+
+    #[test]
+    fn a_phase_without_deadline_waits_for_nothing() {
+        for machine in reachable() {
+            let waits = machine.phase.has_compute() && machine.phase != Phase::Ready;
+            assert!(!waits || timer(&machine).is_some(), "{machine:?}");
+        }
+    }
+
+    #[test]
+    fn silence_ends_in_error_after_one_retry() {
+        let first = Machine::created();
+        let (second, actions) = decide(&first, Event::Gone { early: true }).unwrap();
+        assert_eq!((second.phase, second.boot, actions), (Phase::Provisioning, 2, vec![Action::Launch]));
+        let (third, actions) = decide(&second, Event::Gone { early: true }).unwrap();
+        assert_eq!((third.phase, actions), (Phase::Error, vec![Action::Withdraw]));
+    }
+
+    #[test]
+    fn an_exit_code_counts_only_when_it_was_reported() {
+        let ready = Machine { phase: Phase::Ready, connected: true, ..Machine::created() };
+        let (reported, _) = decide(&ready, Event::MainExited(7)).unwrap();
+        assert_eq!(decide(&reported, Event::MainExited(7)), Err(Refusal::AlreadySo));
+        let (done, _) = decide(&reported, Event::Gone { early: true }).unwrap();
+        assert_eq!((done.phase, done.main_exit), (Phase::Completed, Some(7)));
+        let (restarted, _) = decide(&ready, Event::Gone { early: false }).unwrap();
+        assert_eq!((restarted.phase, restarted.main_exit), (Phase::Starting, None));
+    }
+
+    proptest! {
+        #[test]
+        fn invariants_hold_on_every_walk(events in prop::collection::vec(event(), 1..60)) {
+            let mut machine = Machine::created();
+            for event in events {
+                let Ok((next, actions)) = decide(&machine, event) else { continue };
+                prop_assert!(next.boot >= machine.boot);
+                // A launch is a new boot, and a new boot is a launch.
+                prop_assert_eq!(next.boot > machine.boot, actions.contains(&Action::Launch));
+                // Compute comes only into phases that may have it, and is not left behind by those that may not.
+                if actions.contains(&Action::Launch) {
+                    prop_assert!(next.phase.has_compute());
+                }
+                let left = machine.phase.has_compute() && !next.phase.has_compute();
+                let over = matches!(event, Event::Gone { .. } | Event::LaunchFailed);
+                prop_assert!(!left || over || actions.contains(&Action::Kill));
+                // At rest there is no token on disk.
+                if next.phase != machine.phase && !next.phase.has_compute() {
+                    prop_assert!(actions.contains(&Action::Withdraw));
+                }
+                prop_assert!(!next.connected || next.phase.has_compute());
+                machine = next;
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What a user may ask for, checked before anything is made.
+
+use std::collections::BTreeMap;
+
+use prost_types::{Struct, value::Kind};
+use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
+use serde::{Deserialize, Serialize};
+
+use crate::quantity;
+
+/// A checked request: the shape that is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// As the driver names images.
+    pub image: String,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Main process; empty means that the sandbox idles until it is stopped.
+    pub command: Vec<String>,
+    /// Main process on a terminal.
+    pub tty: bool,
+    /// Main process waits for somebody to attach.
+    pub await_attachment: bool,
+    /// Added to the environment of main process and execs.
+    pub environment: BTreeMap<String, String>,
+    /// The user's own.
+    pub labels: BTreeMap<String, String>,
+    /// The user's own.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What stands where a request says nothing, and how far it may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Image where none is named.
+    pub image: Option<String>,
+    /// CPUs where none are named.
+    pub vcpus: u8,
+    /// The most.
+    pub max_vcpus: u8,
+    /// Memory where none is named.
+    pub memory_mib: u32,
+    /// The most.
+    pub max_memory_mib: u32,
+}
+
+const NAME_MAX: usize = 19;
+const ENVIRONMENT_MAX: usize = 128;
+const KEY_MAX: usize = 256;
+const VALUE_MAX: usize = 8 * 1024;
+const MAIN_ARGS_MAX: usize = 256;
+const MAIN_BYTES_MAX: usize = 256 * 1024;
+
+/// Checks a create request.
+///
+/// # Errors
+/// Field and cause of the first thing that is wrong.
+pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, String> {
+    name(&request.name)?;
+    let empty = SandboxSpec::default();
+    let spec = request.spec.as_ref().unwrap_or(&empty);
+    let no_template = SandboxTemplate::default();
+    let template = spec.template.as_ref().unwrap_or(&no_template);
+    let mut variables: BTreeMap<String, String> = template.environment.clone().into_iter().collect();
+    variables.extend(spec.environment.clone());
+    environment(&variables, &[])?;
+    command(&spec.command)?;
+    Ok(Spec {
+        image: image(&template.image, bounds)?,
+        vcpus: vcpus(template, bounds)?,
+        memory_mib: memory(template, bounds)?,
+        command: spec.command.clone(),
+        tty: spec.tty,
+        await_attachment: request.await_main_process_attachment && !spec.command.is_empty(),
+        environment: variables,
+        labels: request.labels.clone().into_iter().collect(),
+        annotations: request.annotations.clone().into_iter().collect(),
+    })
+}
+
+/// A DNS label of at most 19 characters without `--`.
+///
+/// # Errors
+/// Which rule the name breaks.
+pub fn name(name: &str) -> Result<(), String> {
+    let bad = |rule: &str| Err(format!("name `{}`: {rule}", name.escape_debug()));
+    if name.is_empty() || name.len() > NAME_MAX {
+        return bad("must have 1 to 19 characters");
+    }
+    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return bad("may hold only a-z, 0-9 and -");
+    }
+    if name.starts_with('-') || name.ends_with('-') || name.contains("--") {
+        return bad("may not begin or end with - or hold two in a row");
+    }
+    Ok(())
+}
+
+/// Environment limits; `exempt` names reserved keys that are allowed here.
+///
+/// # Errors
+/// The key and the rule that it breaks.
+pub fn environment(variables: &BTreeMap<String, String>, exempt: &[&str]) -> Result<(), String> {
+    if variables.len() > ENVIRONMENT_MAX {
+        return Err(format!("environment: {} variables; at most {ENVIRONMENT_MAX} are allowed", variables.len()));
+    }
+    for (key, value) in variables {
+        let bad = |rule: &str| Err(format!("environment variable `{}`: {rule}", key.escape_debug()));
+        if key.is_empty() || key.len() > KEY_MAX || key.contains('=') {
+            return bad("names have 1 to 256 bytes and no =");
+        }
+        if value.len() > VALUE_MAX {
+            return bad("values have at most 8 KiB");
+        }
+        if key.chars().any(char::is_control) || value.contains('\0') {
+            return bad("control characters are not allowed");
+        }
+        if key.starts_with(proto::layout::RESERVED_ENVIRONMENT) && !exempt.contains(&key.as_str()) {
+            return bad("names that begin with OPENSHELL_ are reserved");
+        }
+    }
+    Ok(())
+}
+
+fn command(argv: &[String]) -> Result<(), String> {
+    let bytes: usize = argv.iter().map(String::len).sum();
+    if argv.len() > MAIN_ARGS_MAX || bytes > MAIN_BYTES_MAX {
+        return Err(format!("command: at most {MAIN_ARGS_MAX} arguments of {MAIN_BYTES_MAX} bytes in all"));
+    }
+    if argv.first().is_some_and(String::is_empty) || argv.iter().any(|arg| arg.contains('\0')) {
+        return Err("command: the program must be named, and no argument may hold a NUL byte".into());
+    }
+    Ok(())
+}
+
+fn image(asked: &str, bounds: &Bounds) -> Result<String, String> {
+    match (asked, &bounds.image) {
+        ("", Some(default)) => Ok(default.clone()),
+        ("", None) => Err("image: none named and no default_image configured; name one with --from".into()),
+        (asked, _) => Ok(asked.into()),
+    }
+}
+
+fn vcpus(template: &SandboxTemplate, bounds: &Bounds) -> Result<u8, String> {
+    let Some(text) = limit(template, "cpu") else { return Ok(bounds.vcpus) };
+    let cpus = quantity::cpus(&text).map_err(|error| format!("cpus: {error}"))?;
+    if cpus > bounds.max_vcpus {
+        return Err(format!("cpus: {text} is more than {}, the most of this gateway", bounds.max_vcpus));
+    }
+    Ok(cpus)
+}
+
+fn memory(template: &SandboxTemplate, bounds: &Bounds) -> Result<u32, String> {
+    let Some(text) = limit(template, "memory") else { return Ok(bounds.memory_mib) };
+    let mib = quantity::memory_mib(&text).map_err(|error| format!("memory: {error}"))?;
+    if mib > bounds.max_memory_mib {
+        return Err(format!("memory: {text} is more than {}Mi, the most of this gateway", bounds.max_memory_mib));
+    }
+    Ok(mib)
+}
+
+/// `resources.limits.KEY`, or `resources.requests.KEY`.
+fn limit(template: &SandboxTemplate, key: &str) -> Option<String> {
+    let resources = template.resources.as_ref()?;
+    ["limits", "requests"].iter().find_map(|section| {
+        let Kind::StructValue(Struct { fields }) = resources.fields.get(*section)?.kind.as_ref()? else { return None };
+        match fields.get(key)?.kind.as_ref()? {
+            Kind::StringValue(text) => Some(text.clone()),
+            Kind::NumberValue(number) => Some(number.to_string()),
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_types::Value;
+
+    fn bounds() -> Bounds {
+        Bounds { image: Some("debian".into()), vcpus: 1, max_vcpus: 4, memory_mib: 512, max_memory_mib: 8192 }
+    }
+
+    fn request(cpu: Option<&str>, memory: Option<&str>) -> CreateSandboxRequest {
+        let text = |s: &str| Value { kind: Some(Kind::StringValue(s.into())) };
+        let fields = [("cpu", cpu), ("memory", memory)]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_string(), text(value?))))
+            .collect();
+        let limits = Value { kind: Some(Kind::StructValue(Struct { fields })) };
+        let resources = Struct { fields: [("limits".to_string(), limits)].into() };
+        let template = SandboxTemplate { resources: Some(resources), ..Default::default() };
+        let spec = SandboxSpec { template: Some(template), ..Default::default() };
+        CreateSandboxRequest { name: "dev".into(), spec: Some(spec), ..Default::default() }
+    }
+
+    #[test]
+    fn quantities_are_honoured() {
+        for (cpu, memory, vcpus, mib) in [
+            (None, None, 1, 512),
+            (Some("500m"), Some("4Gi"), 1, 4096),
+            (Some("1500m"), Some("268435457"), 2, 257),
+            (Some("2"), Some("256Mi"), 2, 256),
+            (Some("4"), Some("1G"), 4, 954),
+        ] {
+            let spec = check(&request(cpu, memory), &bounds()).unwrap();
+            assert_eq!((spec.vcpus, spec.memory_mib), (vcpus, mib), "{cpu:?} {memory:?}");
+            assert_eq!(spec.image, "debian");
+        }
+    }
+
+    #[test]
+    fn quantities_out_of_range_are_refused_by_name() {
+        for (cpu, memory, word) in [
+            (Some("0"), None, "cpus"),
+            (Some("5"), None, "cpus"),
+            (Some("-1"), None, "cpus"),
+            (Some("NaN"), None, "cpus"),
+            (Some("two"), None, "cpus"),
+            (None, Some("64Mi"), "memory"),
+            (None, Some("1Ti"), "memory"),
+            (None, Some("99999999999999999999Gi"), "memory"),
+            (None, Some("lots"), "memory"),
+        ] {
+            let error = check(&request(cpu, memory), &bounds()).unwrap_err();
+            assert!(error.starts_with(word), "{cpu:?} {memory:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_are_short_dns_labels() {
+        for good in ["a", "dev", "a-b-1", "abcdefghijklmnopqrs"] {
+            assert_eq!(name(good), Ok(()));
+        }
+        for bad in ["", "abcdefghijklmnopqrst", "A", "a_b", "-a", "a-", "a--b", "a.b", "ä", "a\n", "../x"] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn reserved_and_malformed_variables_are_refused() {
+        let one = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
+        assert!(environment(&one("A", "b"), &[]).is_ok());
+        assert!(environment(&one("OPENSHELL_X", "b"), &[]).is_err());
+        assert!(environment(&one("OPENSHELL_PYFUNC_B64", "b"), &["OPENSHELL_PYFUNC_B64"]).is_ok());
+        assert!(environment(&one("A=B", "b"), &[]).is_err());
+        assert!(environment(&one("A", &"x".repeat(VALUE_MAX + 1)), &[]).is_err());
+        let many = (0..=ENVIRONMENT_MAX).map(|i| (format!("K{i}"), String::new())).collect();
+        assert!(environment(&many, &[]).is_err());
+    }
+}

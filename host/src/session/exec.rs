@@ -1,0 +1,224 @@
+//! Execs and attachments: an SSH channel inside a relay.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::exec::ExecCommand;
+use proto::layout::{ATTACH_SUBSYSTEM, SSH_USER};
+use proto::openshell::v1::relay_open::Target;
+use proto::openshell::v1::{ExecSandboxRequest, SshRelayTarget};
+use russh::client::{self, Handle as SshHandle, Msg};
+use russh::keys::{PublicKey, PublicKeyOrCertificate};
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::relay::RelayStream;
+use super::supervisor::{Supervisors, no_session};
+use crate::sandbox::task::Handle;
+
+/// Terminal size where none is given.
+const DEFAULT_SIZE: (u32, u32) = (80, 24);
+
+/// What runs.
+pub struct Exec {
+    /// Program and arguments; empty attaches to the main process.
+    pub argv: Vec<String>,
+    /// Working directory; empty means the user's home.
+    pub workdir: String,
+    /// Added to the environment.
+    pub environment: BTreeMap<String, String>,
+    /// Columns and rows of a terminal.
+    pub terminal: Option<(u32, u32)>,
+    /// Through a login shell.
+    pub login: bool,
+}
+
+/// What a caller sends after the start.
+pub enum Input {
+    /// Bytes for standard input.
+    Stdin(Bytes),
+    /// Columns and rows.
+    Resize(u32, u32),
+    /// No more standard input.
+    Eof,
+}
+
+/// What a caller gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Bytes of standard output.
+    Stdout(Bytes),
+    /// Bytes of standard error.
+    Stderr(Bytes),
+    /// The end, always last.
+    Exit(i32),
+}
+
+impl From<ExecSandboxRequest> for Exec {
+    fn from(request: ExecSandboxRequest) -> Self {
+        let size = |given: u32, default: u32| if given == 0 { default } else { given };
+        let terminal = request.tty.then(|| (size(request.cols, DEFAULT_SIZE.0), size(request.rows, DEFAULT_SIZE.1)));
+        Self {
+            argv: request.command,
+            workdir: request.workdir,
+            environment: request.environment.into_iter().collect(),
+            terminal,
+            login: false,
+        }
+    }
+}
+
+/// Accepts the host key of one sandbox, and no other.
+struct OneHost {
+    expected: PublicKey,
+}
+
+impl client::Handler for OneHost {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        Ok(matches!(key, PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.expected.key_data()))
+    }
+}
+
+/// A running exec.
+pub struct Running {
+    ssh: SshHandle<OneHost>,
+    read: ChannelReadHalf,
+    write: ChannelWriteHalf<Msg>,
+}
+
+/// Opens a relay to the sandbox's SSH server and starts `exec` on it.
+///
+/// # Errors
+/// `Unavailable` without a session or relay, with the reason; `FailedPrecondition` where the agent refuses.
+pub async fn start(
+    supervisors: &Supervisors,
+    handle: &Handle,
+    host_key: PublicKey,
+    exec: &Exec,
+) -> Result<Running, Status> {
+    let session = supervisors.sessions.of(handle.id).ok_or_else(|| no_session(handle))?;
+    let unavailable = |what: &str, why: String| Status::unavailable(format!("sandbox {}: {what}: {why}", handle.name));
+    let relay = supervisors
+        .relays
+        .open(handle.id, &session, Target::Ssh(SshRelayTarget {}))
+        .await
+        .map_err(|why| unavailable("no relay", why))?;
+    let set_up = async {
+        let ssh = connect(relay, host_key).await?;
+        let channel = ssh.channel_open_session().await?;
+        request(&channel, exec).await?;
+        Ok::<_, russh::Error>((ssh, channel))
+    };
+    let (ssh, mut channel) = timeout(proto::budget::RELAY_OPEN, set_up)
+        .await
+        .map_err(|_| {
+            unavailable(
+                "no exec",
+                format!("the agent's SSH server did not answer within {:?}", proto::budget::RELAY_OPEN),
+            )
+        })?
+        .map_err(|error| unavailable("no exec", error.to_string()))?;
+    confirm(&mut channel).await.map_err(|why| {
+        Status::failed_precondition(format!("sandbox {}: the agent refused to run it: {why}", handle.name))
+    })?;
+    let (read, write) = channel.split();
+    Ok(Running { ssh, read, write })
+}
+
+async fn connect(relay: RelayStream, expected: PublicKey) -> Result<SshHandle<OneHost>, russh::Error> {
+    // The session has its own heartbeat; an idle exec is no reason to end anything.
+    let config = client::Config { inactivity_timeout: None, keepalive_interval: None, ..Default::default() };
+    let mut ssh = client::connect_stream(Arc::new(config), relay, OneHost { expected }).await?;
+    // Whoever reaches the server came by a relay, which only this gateway can ask for.
+    match ssh.authenticate_none(SSH_USER).await?.success() {
+        true => Ok(ssh),
+        false => Err(russh::Error::NotAuthenticated),
+    }
+}
+
+async fn request(channel: &Channel<Msg>, exec: &Exec) -> Result<(), russh::Error> {
+    if let Some((cols, rows)) = exec.terminal {
+        channel.request_pty(false, "xterm-256color", cols, rows, 0, 0, &[]).await?;
+    }
+    for (key, value) in &exec.environment {
+        channel.set_env(false, key.as_str(), value.as_str()).await?;
+    }
+    if exec.argv.is_empty() {
+        return channel.request_subsystem(true, ATTACH_SUBSYSTEM).await;
+    }
+    let workdir = (!exec.workdir.is_empty()).then(|| exec.workdir.clone());
+    let command = ExecCommand { argv: exec.argv.clone(), workdir, login: exec.login };
+    channel.exec(true, command.encode()).await
+}
+
+/// Waits for the answer to the one request that wanted one.
+async fn confirm(channel: &mut Channel<Msg>) -> Result<(), String> {
+    loop {
+        let answer = timeout(proto::budget::RELAY_OPEN, channel.wait()).await.map_err(|_| "no answer in time")?;
+        match answer {
+            Some(ChannelMsg::Success) => return Ok(()),
+            Some(ChannelMsg::Failure) => return Err("see the console of the sandbox".into()),
+            Some(ChannelMsg::WindowAdjusted { .. }) => {}
+            other => return Err(format!("unexpected answer {other:?}")),
+        }
+    }
+}
+
+impl Running {
+    /// Moves bytes both ways until the exec ends or the caller leaves. The last output is [`Output::Exit`].
+    ///
+    /// # Errors
+    /// `Unavailable` where the relay ended before the exec did.
+    pub async fn run(mut self, input: mpsc::Receiver<Input>, output: &mpsc::Sender<Output>) -> Result<(), Status> {
+        let feeding = feed(self.write, input);
+        tokio::pin!(feeding);
+        let mut fed = false;
+        let mut exit = None;
+        let ended = loop {
+            let message = tokio::select! {
+                message = self.read.wait() => message,
+                () = &mut feeding, if !fed => { fed = true; continue; }
+                // The caller left: dropping the connection ends what runs.
+                () = output.closed() => break Err(Status::cancelled("the caller left")),
+            };
+            let sent = match message {
+                Some(ChannelMsg::Data { data }) => output.send(Output::Stdout(data)).await,
+                Some(ChannelMsg::ExtendedData { data, ext: 1 }) => output.send(Output::Stderr(data)).await,
+                Some(ChannelMsg::ExitStatus { exit_status }) => {
+                    exit = Some(exit_status as i32);
+                    Ok(())
+                }
+                Some(ChannelMsg::Close) | None => break Ok(()),
+                Some(_) => Ok(()),
+            };
+            if sent.is_err() {
+                break Err(Status::cancelled("the caller left"));
+            }
+        };
+        let farewell = self.ssh.disconnect(Disconnect::ByApplication, "", "");
+        drop(timeout(proto::budget::UNARY, farewell).await);
+        ended?;
+        let code = exit.ok_or_else(|| Status::unavailable("the relay ended before the command did"))?;
+        output.send(Output::Exit(code)).await.map_err(|_| Status::cancelled("the caller left"))
+    }
+}
+
+/// Carries input until there is no more of it.
+async fn feed(write: ChannelWriteHalf<Msg>, mut input: mpsc::Receiver<Input>) {
+    while let Some(input) = input.recv().await {
+        let sent = match input {
+            Input::Stdin(bytes) => write.data_bytes(bytes).await,
+            Input::Resize(cols, rows) => write.window_change(cols, rows, 0, 0).await,
+            Input::Eof => write.eof().await,
+        };
+        if sent.is_err() {
+            // The channel is closing; its reader says why.
+            return;
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Relays: byte streams into a sandbox, asked for by the gateway and opened by the agent.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use proto::budget;
+use proto::openshell::v1::gateway_message::Payload;
+use proto::openshell::v1::relay_frame::Payload as FramePayload;
+use proto::openshell::v1::relay_open::Target;
+use proto::openshell::v1::{RelayFrame, RelayOpen};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_stream::Stream as _;
+use tokio_util::sync::PollSender;
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+
+use super::sessions::Session;
+
+/// Frames towards an agent that may wait to be sent.
+const OUTBOUND: usize = 8;
+
+type Opened = Result<RelayStream, String>;
+
+/// Relays that were asked for and have not been opened yet. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Relays {
+    pending: Arc<Mutex<HashMap<Uuid, Pending>>>,
+}
+
+struct Pending {
+    sandbox_id: Uuid,
+    opened: oneshot::Sender<Opened>,
+}
+
+/// Takes a request back when whoever made it has left.
+struct Asked<'a> {
+    relays: &'a Relays,
+    channel: Uuid,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.relays.lock().remove(&self.channel);
+    }
+}
+
+impl Relays {
+    /// Asks the agent of `session` for a byte stream to `target` and waits for it.
+    ///
+    /// # Errors
+    /// Why there is none: refused by the agent, session ended, or not opened within [`budget::RELAY_OPEN`].
+    pub async fn open(&self, sandbox_id: Uuid, session: &Session, target: Target) -> Result<RelayStream, String> {
+        let channel = Uuid::new_v4();
+        let (opened, answer) = oneshot::channel();
+        self.lock().insert(channel, Pending { sandbox_id, opened });
+        let _asked = Asked { relays: self, channel };
+        let open = RelayOpen { channel_id: channel.to_string(), target: Some(target) };
+        let wait = async {
+            session.send(Payload::RelayOpen(open)).await?;
+            answer.await.map_err(|_| "the relay was dropped".to_string())?
+        };
+        timeout(budget::RELAY_OPEN, wait)
+            .await
+            .map_err(|_| format!("the agent did not open a relay within {:?}", budget::RELAY_OPEN))?
+    }
+
+    /// The agent says that it will not open a relay.
+    pub fn refused(&self, sandbox_id: Uuid, channel_id: &str, reason: &str) {
+        if let Some(pending) = self.take(sandbox_id, channel_id) {
+            drop(pending.opened.send(Err(format!("the agent refused the relay: {reason}"))));
+        }
+    }
+
+    /// Takes a new `RelayStream` of `sandbox_id` to whoever asked for it; returns what goes back to the agent.
+    ///
+    /// # Errors
+    /// The stream does not begin with an init, or nobody of this sandbox asked for it.
+    pub async fn opened(
+        &self,
+        sandbox_id: Uuid,
+        mut inbound: Streaming<RelayFrame>,
+    ) -> Result<mpsc::Receiver<Result<RelayFrame, Status>>, Status> {
+        let first = timeout(budget::UNARY, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no init within the deadline"))??;
+        let Some(FramePayload::Init(init)) = first.and_then(|frame| frame.payload) else {
+            return Err(Status::invalid_argument("the first frame of a relay is `init`"));
+        };
+        // Whether the channel is another sandbox's or nobody's is the same answer.
+        let pending = self
+            .take(sandbox_id, &init.channel_id)
+            .ok_or_else(|| Status::permission_denied("no such relay was asked of this sandbox"))?;
+        let (outbound, receiver) = mpsc::channel(OUTBOUND);
+        let stream = RelayStream { inbound, buffer: Bytes::new(), outbound: PollSender::new(outbound) };
+        pending.opened.send(Ok(stream)).map_err(|_| Status::cancelled("whoever asked for the relay has left"))?;
+        Ok(receiver)
+    }
+
+    fn take(&self, sandbox_id: Uuid, channel_id: &str) -> Option<Pending> {
+        let channel: Uuid = channel_id.parse().ok()?;
+        let mut pending = self.lock();
+        (pending.get(&channel)?.sandbox_id == sandbox_id).then(|| pending.remove(&channel))?
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The gateway's end of a relay, as plain bytes.
+pub struct RelayStream {
+    inbound: Streaming<RelayFrame>,
+    buffer: Bytes,
+    outbound: PollSender<Result<RelayFrame, Status>>,
+}
+
+impl AsyncRead for RelayStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.buffer.is_empty() {
+            match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
+                Some(Ok(RelayFrame { payload: Some(FramePayload::Data(data)) })) => self.buffer = data,
+                Some(Ok(_)) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "not a data frame"))),
+                Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status.message().to_string()))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = into.remaining().min(self.buffer.len());
+        into.put_slice(&self.buffer[..count]);
+        self.buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for RelayStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let closed = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the relay is closed");
+        ready!(self.outbound.poll_reserve(cx)).map_err(closed)?;
+        let count = bytes.len().min(budget::RELAY_CHUNK);
+        let data = FramePayload::Data(Bytes::copy_from_slice(&bytes[..count]));
+        self.outbound.send_item(Ok(RelayFrame { payload: Some(data) })).map_err(closed)?;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outbound.close();
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,196 @@
+//! One session, from hello to its end.
+
+use std::time::Duration;
+
+use proto::budget;
+use proto::openshell::v1::gateway_message::Payload;
+use proto::openshell::v1::supervisor_message::Payload as FromAgent;
+use proto::openshell::v1::{GatewayMessage, SessionAccepted, SessionRejected, SupervisorHello, SupervisorMessage};
+use proto::version::{PROTOCOL, ProtocolRange};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+
+use super::relay::Relays;
+use super::sessions::{Session, Sessions, Superseded};
+use crate::sandbox::decide::Event;
+use crate::sandbox::registry::Registry;
+use crate::sandbox::task::{AskError, Handle};
+
+/// Messages to an agent that may wait to be read.
+const OUTBOUND: usize = 16;
+
+/// What sessions work with.
+#[derive(Clone)]
+pub struct Supervisors {
+    /// The sandboxes.
+    pub registry: Registry,
+    /// Their live sessions.
+    pub sessions: Sessions,
+    /// Their relays.
+    pub relays: Relays,
+    /// From the TTL.
+    pub heartbeat: Duration,
+}
+
+/// What the agent said of itself in the metadata of the request.
+#[derive(Debug, Clone)]
+pub struct AgentVersion {
+    /// Its version.
+    pub version: String,
+    /// What it speaks.
+    pub protocol: Option<ProtocolRange>,
+}
+
+/// What `ConnectSupervisor` answers.
+pub type Outbound = mpsc::Receiver<GatewayMessage>;
+
+impl Supervisors {
+    /// Takes a new `ConnectSupervisor` stream of `sandbox_id` to its session, or to a rejection on the stream.
+    ///
+    /// # Errors
+    /// A status where the stream does not begin with a hello of its own sandbox.
+    pub async fn connect(
+        &self,
+        sandbox_id: Uuid,
+        agent: AgentVersion,
+        mut inbound: Streaming<SupervisorMessage>,
+    ) -> Result<Outbound, Status> {
+        let hello = first_message(&mut inbound).await?;
+        if hello.sandbox_id != sandbox_id.to_string() {
+            tracing::warn!(sandbox = %sandbox_id, "audit: hello names another sandbox");
+            return Err(Status::permission_denied("cross-sandbox access denied"));
+        }
+        let handle = self.registry.get(sandbox_id).ok_or_else(|| Status::not_found("the sandbox is gone"))?;
+        let (outbound, receiver) = mpsc::channel(OUTBOUND);
+        let session = Session::new(hello.instance_id, hello.connection_epoch, outbound);
+        match self.admit(&handle, &session, &agent).await {
+            Ok(()) => {
+                tokio::spawn(self.clone().serve(handle, session, inbound));
+            }
+            Err(reason) => {
+                tracing::warn!(sandbox = %sandbox_id, %reason, "session rejected");
+                // The channel is new and has room.
+                drop(session.send(Payload::SessionRejected(SessionRejected { reason })).await);
+            }
+        }
+        Ok(receiver)
+    }
+
+    async fn admit(&self, handle: &Handle, session: &Session, agent: &AgentVersion) -> Result<(), String> {
+        agent.check()?;
+        if session.instance_id != handle.view().record.instance_id {
+            return Err(format!("instance {} is not the current boot of this sandbox", session.instance_id));
+        }
+        self.sessions.enter(handle.id, session.clone()).map_err(|Superseded::ByEpoch { current }| {
+            format!("connection epoch {} is not above {current}, which is in force", session.epoch)
+        })?;
+        let accepted = SessionAccepted {
+            session_id: session.session_id.to_string(),
+            heartbeat_interval: prost_types::Duration::try_from(self.heartbeat).ok(),
+        };
+        session.send(Payload::SessionAccepted(accepted)).await?;
+        match handle.told(&session.instance_id, Event::SessionUp).await {
+            Ok(_) => Ok(()),
+            Err(refused) => {
+                self.sessions.leave(handle.id, session.session_id);
+                Err(format!("the sandbox takes no session now: {refused:?}"))
+            }
+        }
+    }
+
+    async fn serve(self, handle: Handle, session: Session, mut inbound: Streaming<SupervisorMessage>) {
+        let dead_after = self.heartbeat * budget::HEARTBEATS_MISSED;
+        let mut beat = interval(self.heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut dead_at = Instant::now() + dead_after;
+        tracing::info!(sandbox = %handle.id, session = %session.session_id, instance = session.instance_id,
+            epoch = session.epoch, "session up");
+        let why = loop {
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        dead_at = Instant::now() + dead_after;
+                        self.heard(handle.id, message);
+                    }
+                    Ok(None) => break "the agent closed it".to_string(),
+                    Err(status) => break status.message().to_string(),
+                },
+                _ = beat.tick() => session.heartbeat(),
+                () = sleep_until(dead_at) => break format!("no heartbeat for {dead_after:?}"),
+                () = session.superseded() => break "superseded".to_string(),
+            }
+        };
+        tracing::info!(sandbox = %handle.id, session = %session.session_id, why, "session ended");
+        if self.sessions.leave(handle.id, session.session_id) {
+            // Late where the boot is over: nobody waits for it.
+            drop(handle.told(&session.instance_id, Event::SessionLost).await);
+        }
+    }
+
+    fn heard(&self, sandbox_id: Uuid, message: SupervisorMessage) {
+        match message.payload {
+            Some(FromAgent::RelayOpenResult(result)) if !result.success => {
+                self.relays.refused(sandbox_id, &result.channel_id, &result.error);
+            }
+            Some(FromAgent::RelayClose(close)) => {
+                self.relays.refused(sandbox_id, &close.channel_id, &close.reason);
+            }
+            // A heartbeat has done its work by arriving; a relay that opened shows itself as a stream.
+            _ => {}
+        }
+    }
+}
+
+async fn first_message(inbound: &mut Streaming<SupervisorMessage>) -> Result<SupervisorHello, Status> {
+    let first = timeout(budget::HELLO, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded(format!("no hello within {:?}", budget::HELLO)))??;
+    match first.and_then(|message| message.payload) {
+        Some(FromAgent::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message of a session is `hello`")),
+    }
+}
+
+impl AgentVersion {
+    fn check(&self) -> Result<(), String> {
+        let ours = PROTOCOL;
+        match self.protocol {
+            Some(theirs) if ours.common(theirs).is_some() => Ok(()),
+            theirs => Err(format!(
+                "agent {} speaks protocol {}, gateway {} speaks {ours}; replace the agent binary (agent_bin) by the one \
+                 that came with this gateway",
+                self.version,
+                theirs.map_or_else(|| "unknown".to_string(), |range| range.to_string()),
+                proto::version::VERSION,
+            )),
+        }
+    }
+}
+
+/// Why an exec cannot begin: told to users as `Unavailable`.
+pub fn no_session(handle: &Handle) -> Status {
+    let view = handle.view();
+    Status::unavailable(format!(
+        "sandbox {} has no session (phase {}, since {} ms after the epoch); it reconnects by itself",
+        handle.name,
+        view.phase().name(),
+        view.session_since_ms
+    ))
+}
+
+/// Turns a refusal of a sandbox's task into a status for the user.
+pub fn refused(handle: &Handle, verb: &str, error: AskError) -> Status {
+    match error {
+        AskError::AlreadySo => Status::already_exists(format!("sandbox {} is already so", handle.name)),
+        AskError::Cannot(phase) => Status::failed_precondition(format!(
+            "cannot {verb} sandbox {}: it is in phase {}",
+            handle.name,
+            phase.name()
+        )),
+        AskError::Late => Status::aborted(format!("cannot {verb} sandbox {}: it has changed meanwhile", handle.name)),
+        AskError::Gone => Status::not_found(format!("sandbox {} is gone", handle.name)),
+        AskError::Store(message) => Status::internal(format!("cannot {verb} sandbox {}: {message}", handle.name)),
+    }
+}

@@ -1,0 +1,316 @@
+//! The one implementation of [`Store`]: a row per sandbox, the record as a JSON document.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use uuid::Uuid;
+
+use crate::rotation::rotor::Generations;
+use crate::sandbox::record::{Record, Store, StoreError};
+
+/// Marks the file as ours (`PRAGMA application_id`): "OSGW".
+const APPLICATION_ID: i32 = 0x4f53_4757;
+/// Layout of the tables (`PRAGMA user_version`).
+const SCHEMA: i32 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE gateway (id TEXT NOT NULL);
+    CREATE TABLE sandboxes (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+    CREATE TABLE generations (sandbox_id TEXT PRIMARY KEY, reserved INTEGER NOT NULL) STRICT;
+";
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Made by something else.
+    #[error("{0} is not a gateway database; move it away, or name another state_dir")]
+    Foreign(String),
+    /// Made by a later version.
+    #[error("{path} has schema {found}, and this gateway knows up to {SCHEMA}; use the gateway that wrote it")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its schema.
+        found: i32,
+    },
+    /// Damaged.
+    #[error("{path} is damaged: {cause}; restore it from a copy, or move it away to start with no sandboxes")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What SQLite says.
+        cause: String,
+    },
+    /// Cannot be opened or written.
+    #[error("failed to open {path}: {cause}; make the state directory writable for this user")]
+    Failed {
+        /// The file.
+        path: String,
+        /// What SQLite says.
+        cause: String,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: Mutex<Connection>,
+    gateway_id: Uuid,
+}
+
+impl SqliteStore {
+    /// Opens `gateway.db` in `state_dir`, or makes it.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the file is left as it was.
+    pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        let path = state_dir.join("gateway.db");
+        let mut connection = Connection::open(&path).map_err(|e| explain(&path, e))?;
+        check(&connection, &path)?;
+        let gateway_id = prepare(&mut connection).map_err(|e| explain(&path, e))?;
+        Ok(Self { connection: Mutex::new(connection), gateway_id })
+    }
+
+    /// Made once with the file; part of every token's issuer.
+    pub fn gateway_id(&self) -> Uuid {
+        self.gateway_id
+    }
+
+    /// Moves what the write-ahead log holds into the file itself, so that `gateway.db` alone is a whole copy.
+    ///
+    /// # Errors
+    /// SQLite's words; nothing is lost, the log is read at the next start.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        checkpoint(&self.connection()).map_err(|e| failed("write the log back", &e))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // Every call is one statement or one transaction: a panic leaves nothing half done.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
+    let path_text = path.display().to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => OpenError::Foreign(path_text),
+        Some(ErrorCode::DatabaseCorrupt) => OpenError::Corrupt { path: path_text, cause: error.to_string() },
+        _ => OpenError::Failed { path: path_text, cause: error.to_string() },
+    }
+}
+
+/// Looks before anything is written.
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
+    let application = pragma("application_id").map_err(|e| explain(path, e))?;
+    let schema = pragma("user_version").map_err(|e| explain(path, e))?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0)).map_err(|e| explain(path, e))?;
+    let path_text = path.display().to_string();
+    if tables == 0 && application == 0 {
+        return Ok(());
+    }
+    if application != APPLICATION_ID {
+        return Err(OpenError::Foreign(path_text));
+    }
+    if schema > SCHEMA {
+        return Err(OpenError::Newer { path: path_text, found: schema });
+    }
+    let verdict: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| explain(path, e))?;
+    if verdict != "ok" {
+        return Err(OpenError::Corrupt { path: path_text, cause: verdict });
+    }
+    Ok(())
+}
+
+fn prepare(connection: &mut Connection) -> rusqlite::Result<Uuid> {
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    let transaction = connection.transaction()?;
+    let schema: i32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if schema == 0 {
+        transaction.execute_batch(TABLES)?;
+        transaction.execute("INSERT INTO gateway (id) VALUES (?1)", [Uuid::new_v4().to_string()])?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA)?;
+    }
+    let id: String = transaction.query_row("SELECT id FROM gateway", [], |row| row.get(0))?;
+    transaction.commit()?;
+    checkpoint(connection)?;
+    id.parse().map_err(|_| rusqlite::Error::InvalidQuery)
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+fn failed(act: &str, error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation) => StoreError::NameTaken,
+        _ => StoreError::Failed(format!("failed to {act} in gateway.db: {error}")),
+    }
+}
+
+fn document(record: &Record) -> Result<String, StoreError> {
+    serde_json::to_string(record).map_err(|e| StoreError::Failed(format!("failed to encode {}: {e}", record.name)))
+}
+
+impl Store for SqliteStore {
+    fn load(&self) -> Result<Vec<Record>, StoreError> {
+        let connection = self.connection();
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = connection.prepare("SELECT record FROM sandboxes ORDER BY name")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        };
+        let documents = read().map_err(|e| failed("read the sandboxes", &e))?;
+        let parse = |text: &String| {
+            serde_json::from_str(text).map_err(|e| StoreError::Failed(format!("failed to decode a sandbox: {e}")))
+        };
+        documents.iter().map(parse).collect()
+    }
+
+    fn insert(&self, record: &Record) -> Result<(), StoreError> {
+        let row = params![record.id.to_string(), record.name, document(record)?];
+        self.connection()
+            .execute("INSERT INTO sandboxes (id, name, record) VALUES (?1, ?2, ?3)", row)
+            .map(drop)
+            .map_err(|e| failed("add a sandbox", &e))
+    }
+
+    fn update(&self, record: &Record) -> Result<(), StoreError> {
+        let row = params![record.id.to_string(), document(record)?];
+        self.connection()
+            .execute("UPDATE sandboxes SET record = ?2 WHERE id = ?1", row)
+            .map(drop)
+            .map_err(|e| failed("update a sandbox", &e))
+    }
+
+    fn remove(&self, sandbox_id: Uuid) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let mut remove = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction.execute("DELETE FROM sandboxes WHERE id = ?1", [sandbox_id.to_string()])?;
+            transaction.execute("DELETE FROM generations WHERE sandbox_id = ?1", [sandbox_id.to_string()])?;
+            transaction.commit()
+        };
+        remove().map_err(|e| failed("remove a sandbox", &e))
+    }
+}
+
+impl Generations for SqliteStore {
+    fn reserve(&self, sandbox_id: Uuid, count: u64) -> Result<Range<u64>, String> {
+        let mut connection = self.connection();
+        let mut reserve = || -> rusqlite::Result<Range<u64>> {
+            let transaction = connection.transaction()?;
+            let id = sandbox_id.to_string();
+            let from: Option<i64> = transaction
+                .query_row("SELECT reserved FROM generations WHERE sandbox_id = ?1", [&id], |row| row.get(0))
+                .optional()?;
+            let from = from.unwrap_or(1);
+            let until = from.saturating_add_unsigned(count);
+            let upsert = "INSERT INTO generations (sandbox_id, reserved) VALUES (?1, ?2)
+                          ON CONFLICT (sandbox_id) DO UPDATE SET reserved = ?2";
+            transaction.execute(upsert, params![id, until])?;
+            transaction.commit()?;
+            Ok(from.unsigned_abs()..until.unsigned_abs())
+        };
+        reserve().map_err(|e| format!("failed to reserve generations of {sandbox_id} in gateway.db: {e}"))
+    }
+}
+
+/// Where the file is, for messages.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("gateway.db")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::decide::Machine;
+    use crate::sandbox::spec::Spec;
+
+    fn record(name: &str) -> Record {
+        Record {
+            id: Uuid::new_v4(),
+            name: name.into(),
+            spec: Spec {
+                image: "debian".into(),
+                vcpus: 1,
+                memory_mib: 256,
+                command: vec!["true".into()],
+                tty: false,
+                await_attachment: false,
+                environment: [("A".to_string(), "b".to_string())].into(),
+                labels: Default::default(),
+                annotations: Default::default(),
+            },
+            created_ms: 1,
+            version: 1,
+            machine: Machine::created(),
+            instance_id: String::new(),
+            floor: 0,
+            note: String::new(),
+            reason: String::new(),
+            phase_since_ms: 1,
+        }
+    }
+
+    #[test]
+    fn records_survive_and_names_are_unique() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (record("a"), record("b"));
+        let id = {
+            let store = SqliteStore::open(dir.path()).unwrap();
+            store.insert(&a).unwrap();
+            store.insert(&b).unwrap();
+            assert_eq!(store.insert(&record("a")), Err(StoreError::NameTaken));
+            store.remove(b.id).unwrap();
+            store.gateway_id()
+        };
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(store.load().unwrap(), vec![a]);
+        assert_eq!(store.gateway_id(), id);
+    }
+
+    #[test]
+    fn generations_are_never_given_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = Uuid::new_v4();
+        let first = SqliteStore::open(dir.path()).unwrap().reserve(sandbox, 256).unwrap();
+        let second = SqliteStore::open(dir.path()).unwrap().reserve(sandbox, 256).unwrap();
+        assert_eq!((first, second), (1..257, 257..513));
+    }
+
+    #[test]
+    fn foreign_newer_and_damaged_files_are_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = path(dir.path());
+        let refused = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            let error = SqliteStore::open(dir.path()).unwrap_err();
+            assert_eq!(std::fs::read(&file).unwrap(), bytes);
+            error
+        };
+        assert!(matches!(refused(&[b'x'; 8192]), OpenError::Foreign(_)));
+
+        drop(std::fs::remove_file(&file));
+        Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+        assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Foreign(_))));
+
+        std::fs::remove_file(&file).unwrap();
+        drop(SqliteStore::open(dir.path()).unwrap());
+        Connection::open(&file).unwrap().pragma_update(None, "user_version", SCHEMA + 1).unwrap();
+        assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Newer { found: 2, .. })));
+
+        std::fs::remove_file(&file).unwrap();
+        drop(SqliteStore::open(dir.path()).unwrap());
+        let mut bytes = std::fs::read(&file).unwrap();
+        let end = bytes.len();
+        bytes[4096..end].fill(0xff);
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Corrupt { .. })));
+    }
+}

@@ -1,0 +1,125 @@
+//! Byte streams into a sandbox.
+
+use bytes::Bytes;
+use host::session::relay::RelayStream;
+use proto::openshell::v1::gateway_message::Payload;
+use proto::openshell::v1::relay_frame::Payload as Frame;
+use proto::openshell::v1::relay_open::Target;
+use proto::openshell::v1::supervisor_message::Payload as Said;
+use proto::openshell::v1::{ExecSandboxRequest, RelayFrame, RelayOpenResult, SshRelayTarget};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::agent::{Agent, Talk, init};
+use crate::stage::{PATIENCE, Stage};
+
+/// Somebody at the gateway asks for a relay.
+fn asked(stage: &Stage, sandbox_id: Uuid) -> JoinHandle<Result<RelayStream, String>> {
+    let (relays, session) = (stage.relays.clone(), stage.sessions.of(sandbox_id).expect("a session"));
+    tokio::spawn(async move { relays.open(sandbox_id, &session, Target::Ssh(SshRelayTarget {})).await })
+}
+
+async fn ordered(talk: &mut Talk) -> String {
+    match talk.next_order().await {
+        Some(Payload::RelayOpen(open)) => open.channel_id,
+        other => panic!("no relay was ordered: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_both_ways_and_the_end_arrives() {
+    let stage = Stage::up().await;
+    let mine = stage.launched("mine").await;
+    let agent = Agent::of(&stage, &mine).await;
+    let mut talk = agent.session(1).await;
+    let relay = asked(&stage, mine.id);
+    let (send, mut frames) = agent.relay(init(&ordered(&mut talk).await)).await.expect("a relay");
+    let mut relay = relay.await.expect("join").expect("a relay");
+
+    // More than fits into the windows of one connection.
+    let sent = Bytes::from((0..1_000_000_u32).map(|n| (n % 251) as u8).collect::<Vec<_>>());
+    let expected = sent.clone();
+    let guest = tokio::spawn(async move {
+        let mut got = vec![];
+        while let Some(RelayFrame { payload: Some(Frame::Data(data)) }) = frames.message().await.expect("frames") {
+            assert!(data.len() <= proto::budget::RELAY_CHUNK);
+            got.extend_from_slice(&data);
+        }
+        assert!(got == expected, "{} bytes arrived", got.len());
+        send.send(RelayFrame { payload: Some(Frame::Data(Bytes::from_static(b"heard"))) }).await.expect("open");
+    });
+    relay.write_all(&sent).await.expect("write");
+    relay.shutdown().await.expect("close");
+    let mut answer = String::new();
+    timeout(PATIENCE, relay.read_to_string(&mut answer)).await.expect("an end").expect("read");
+    assert_eq!(answer, "heard");
+    guest.await.expect("the guest's side");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_was_not_asked_of_this_sandbox_is_refused() {
+    let stage = Stage::up().await;
+    let (mine, other) = (stage.launched("mine").await, stage.launched("other").await);
+    let (agent, stranger) = (Agent::of(&stage, &mine).await, Agent::of(&stage, &other).await);
+    let mut talk = agent.session(1).await;
+    let _session = stranger.session(1).await;
+    let asked = asked(&stage, mine.id);
+    let channel = ordered(&mut talk).await;
+
+    let invented = Uuid::new_v4().to_string();
+    for (who, agent, channel) in
+        [("invented", &agent, invented.as_str()), ("no id", &agent, "../1"), ("another's", &stranger, &channel)]
+    {
+        let status = agent.relay(init(channel)).await.expect_err("refused");
+        assert_eq!(status.code(), Code::PermissionDenied, "{who}: {status:?}");
+        assert_eq!(status.message(), "no such relay was asked of this sandbox", "{who}");
+    }
+    let status = agent.relay(Frame::Data(Bytes::new())).await.expect_err("no init");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+
+    // A stranger's no does not end it either.
+    talk_refusal(&stranger.session(2).await, &channel).await;
+    let _open = agent.relay(init(&channel)).await.expect("the one that was asked");
+    asked.await.expect("join").expect("a relay");
+    let again = agent.relay(init(&channel)).await.expect_err("a channel is opened once");
+    assert_eq!(again.code(), Code::PermissionDenied);
+}
+
+async fn talk_refusal(talk: &Talk, channel_id: &str) {
+    let result = RelayOpenResult { channel_id: channel_id.into(), success: false, error: "no shell here".into() };
+    talk.send(Said::RelayOpenResult(result)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_refuses_says_why() {
+    let stage = Stage::up().await;
+    let mine = stage.launched("mine").await;
+    let agent = Agent::of(&stage, &mine).await;
+    let mut talk = agent.session(1).await;
+    let asked = asked(&stage, mine.id);
+    let channel = ordered(&mut talk).await;
+    talk_refusal(&talk, &channel).await;
+    let why = asked.await.expect("join").err().expect("refused");
+    assert_eq!(why, "the agent refused the relay: no shell here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_without_session_or_relay_says_what_is_missing() {
+    let stage = Stage::up().await;
+    let mine = stage.launched("mine").await;
+    let mut user = stage.user().await;
+    let request = ExecSandboxRequest { sandbox: "mine".into(), command: vec!["true".into()], ..Default::default() };
+    let status = user.exec_sandbox(request.clone()).await.expect_err("no session");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().starts_with("sandbox mine has no session (phase Provisioning"), "{status:?}");
+
+    let agent = Agent::of(&stage, &mine).await;
+    let _talk = agent.session(1).await;
+    let status = user.exec_sandbox(request).await.expect_err("no relay");
+    assert_eq!(status.code(), Code::Unavailable);
+    let words = "sandbox mine: no relay: the agent did not open a relay within 10s";
+    assert_eq!(status.message(), words);
+}
