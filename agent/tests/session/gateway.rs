@@ -20,6 +20,8 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 type Reply<T> = Result<Response<T>, Status>;
+/// What comes from the agent, and what goes to it.
+pub(crate) type Relay = (Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>);
 type Outbox = mpsc::Sender<Result<GatewayMessage, Status>>;
 
 /// What it was told, and what it is to say.
@@ -36,7 +38,7 @@ pub(crate) struct State {
     pub(crate) reject: Option<String>,
     pub(crate) refuse_reports: u32,
     session: Option<Outbox>,
-    relay: Option<(Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>)>,
+    relay: Option<Relay>,
 }
 
 #[derive(Clone)]
@@ -120,10 +122,7 @@ impl Gateway {
     }
 
     /// Opens a relay; both its ends.
-    pub(crate) async fn relay(
-        &self,
-        target: relay_open::Target,
-    ) -> (Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>) {
+    pub(crate) async fn relay(&self, target: relay_open::Target) -> Relay {
         self.open_relay(target).await;
         self.until("a relay is open", |state| state.relay.is_some()).await;
         self.state().relay.take().unwrap()
