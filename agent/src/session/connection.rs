@@ -26,7 +26,7 @@ type Transport = InterceptedService<Channel, Credentials>;
 
 /// What the gateway may send before the agent has read it. Room for every relay to stand still at once, and some
 /// more: relays whose targets do not read must not keep back the answers to Sync.
-const RECEIVE_WINDOW: u32 = (RELAYS_MAX as u32 + 2) * budget::VM_STREAM_WINDOW;
+const RECEIVE_WINDOW: u32 = (RELAYS_MAX as u32 + 2) * budget::AGENT_STREAM_WINDOW;
 
 /// The two services of a gateway, on one connection.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ pub(super) async fn open(endpoint: &Endpoint, session: &Arc<Session>) -> Result<
     });
     let channel = tonic::transport::Endpoint::from_static("http://gateway.openshell")
         .initial_connection_window_size(RECEIVE_WINDOW)
-        .initial_stream_window_size(budget::VM_STREAM_WINDOW)
+        .initial_stream_window_size(budget::AGENT_STREAM_WINDOW)
         .buffer_size(32)
         .connect_with_connector(connector)
         .await

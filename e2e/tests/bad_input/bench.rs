@@ -1,6 +1,5 @@
 //! Running the programs, and judging how they ended.
 
-use std::io::Read as _;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,10 +47,6 @@ impl Bench {
         self.environment.retain(|(key, _)| key != name);
         self.environment.extend(value.map(|value| (name.to_string(), value.to_string())));
         self
-    }
-
-    pub(crate) fn environment(&self) -> &[(String, String)] {
-        &self.environment
     }
 
     /// A place of this test's own, on a disk.
@@ -106,7 +101,7 @@ impl Bench {
         let deadline = Instant::now() + PATIENCE;
         for pid in self.gateways() {
             // It may have ended meanwhile.
-            drop(kill_process(pid, signal));
+            let _gone = kill_process(pid, signal);
         }
         while !self.gateways().is_empty() {
             assert!(Instant::now() < deadline, "waited {PATIENCE:?} for the gateways to end");
@@ -133,7 +128,7 @@ impl Deref for Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         for pid in self.gateways() {
-            drop(kill_process(pid, Signal::KILL));
+            let _gone = kill_process(pid, Signal::KILL);
         }
     }
 }

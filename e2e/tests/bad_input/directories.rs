@@ -66,8 +66,8 @@ fn a_state_directory_that_cannot_be_made_or_written_is_refused() {
     // The command line that would start a gateway says the same.
     bench.openshell(&["vm", "list"]).refused(42, &["failed to create state directory /proc/openshell-state", STATE]);
 
-    let bench = bench.with(STATE, bench_path_of("readonly").to_str());
-    let state = bench_path_of("readonly");
+    let bench = bench.with(STATE, reachable("readonly").to_str());
+    let state = reachable("readonly");
     make(&state, 0o500);
     if chown(&state, Some(NOBODY), Some(NOBODY)).is_ok()
         && let Some(nobody) = as_nobody(&bench.command("openshell-gateway", &[]))
@@ -81,7 +81,7 @@ fn a_state_directory_that_cannot_be_made_or_written_is_refused() {
 }
 
 /// Where a user that owns nothing can get to.
-fn bench_path_of(name: &str) -> PathBuf {
+fn reachable(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("osb-{}-{name}", std::process::id()))
 }
 

@@ -115,8 +115,9 @@ fn a_machine_that_cannot_boot_a_guest_is_told_so() {
     assert!(!words[1].is_empty(), "no remedy: {failure}");
     say(&format!("this machine: {}", words[0]));
     let _gateway = block_on(bench.serve());
+    let image = image();
     for arguments in [&["--name", "dev", "--from"][..], &["--no-keep", "--from"]] {
-        let arguments = [arguments, &[&image(), "--", "true"]].concat();
+        let arguments = [arguments, &[&image, "--", "true"]].concat();
         create(&bench, &arguments).refused(code, &words);
         bench.nothing_is_left();
     }

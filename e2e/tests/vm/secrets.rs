@@ -205,7 +205,7 @@ async fn full_run() {
     let mut seen = lookout.end();
 
     let tokens = seen.secrets.values().filter(|what| what.starts_with("token")).count();
-    assert!(tokens >= 8, "only {tokens} tokens were seen");
+    assert!(tokens >= 5, "only {tokens} tokens were seen");
     assert!(seen.secrets.values().any(|what| what == "the SSH host key"));
     for kind in ["Watch", "Get", "List", "the guest"] {
         assert!(seen.places.values().any(|place| place == kind), "{kind} was not looked at");

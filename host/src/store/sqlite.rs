@@ -121,7 +121,9 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let verdict: String =
         connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| explain(path, e))?;
     if verdict != "ok" {
-        return Err(OpenError::Corrupt { path: path_text, cause: verdict });
+        // SQLite's words come in several lines.
+        let cause = verdict.split_whitespace().collect::<Vec<_>>().join(" ");
+        return Err(OpenError::Corrupt { path: path_text, cause });
     }
     Ok(())
 }

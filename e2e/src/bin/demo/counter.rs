@@ -3,23 +3,23 @@
 use std::time::Duration;
 
 /// Counts a line every 100 ms, a number and the guest's uptime, until the file `end` exists.
-pub fn script(end: &str) -> String {
+pub(crate) fn script(end: &str) -> String {
     format!("i=0; until [ -e {end} ]; do i=$((i+1)); read up rest </proc/uptime; echo \"$i $up\"; sleep 0.1; done")
 }
 
 /// What a list of counted lines shows.
 #[derive(Debug)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// How many.
-    pub lines: usize,
+    pub(crate) lines: usize,
     /// Whether each number follows the one before.
-    pub contiguous: bool,
+    pub(crate) contiguous: bool,
     /// The longest time between two lines.
-    pub longest_gap: Duration,
+    pub(crate) longest_gap: Duration,
 }
 
 /// Reads the lines; an unfinished last one is left out.
-pub fn read(text: &str) -> Counted {
+pub(crate) fn read(text: &str) -> Counted {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let parse = |line: &str| {
         let (number, uptime) = line.split_once(' ')?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Collects what was measured.
-pub struct Report {
+pub(crate) struct Report {
     began: Instant,
     rows: Vec<(String, String)>,
     failed: Vec<String>,
@@ -11,33 +11,33 @@ pub struct Report {
 
 impl Report {
     /// Nothing yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { began: Instant::now(), rows: vec![], failed: vec![] }
     }
 
     /// Announces a step.
-    pub fn step(&self, what: &str) {
+    pub(crate) fn step(&self, what: &str) {
         println!("[{:>5.1} s] {what}", self.began.elapsed().as_secs_f64());
     }
 
     /// A line of detail.
-    pub fn detail(&self, what: &str) {
+    pub(crate) fn detail(&self, what: &str) {
         println!("           {what}");
     }
 
     /// Notes a measured time.
-    pub fn measured(&mut self, what: &str, took: Duration) {
+    pub(crate) fn measured(&mut self, what: &str, took: Duration) {
         self.row(what, format!("{} ms", took.as_millis()));
     }
 
     /// Notes anything else for the table.
-    pub fn row(&mut self, what: &str, value: String) {
+    pub(crate) fn row(&mut self, what: &str, value: String) {
         self.detail(&format!("{what}: {value}"));
         self.rows.push((what.into(), value));
     }
 
     /// A promise that must hold; one that does not fails the demo, which goes on.
-    pub fn check(&mut self, holds: bool, promise: &str) {
+    pub(crate) fn check(&mut self, holds: bool, promise: &str) {
         self.detail(&format!("{} {promise}", if holds { "ok    " } else { "FAILED" }));
         if !holds {
             self.failed.push(promise.into());
@@ -45,7 +45,7 @@ impl Report {
     }
 
     /// Prints the table. `false` if anything failed.
-    pub fn close(self) -> bool {
+    pub(crate) fn close(self) -> bool {
         let width = self.rows.iter().map(|(what, _)| what.chars().count()).max().unwrap_or_default();
         println!("\n{:<width$}  measured", "what");
         for (what, value) in &self.rows {
