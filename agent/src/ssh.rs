@@ -4,8 +4,8 @@
 //!
 //! Flow control. Output: a program's pipe is read only as fast as the peer takes it. Input: russh grants its window
 //! on receipt, so input is kept here, and beyond a mark the peer is asked to pause by `xon-xoff` (RFC 4254, 6.8):
-//! `client_can_do` false means pause, true means go on. A peer that does not pause is held back with its whole
-//! connection at a second mark. What a peer may have in flight is less than the transport's inbound buffer: two
+//! `client_can_do` false means pause, true means go on. A peer that does not pause is slowed down with its whole
+//! connection from a second mark on. What a peer may have in flight is less than the transport's inbound buffer: two
 //! sides that both write and do not read cannot block each other.
 
 mod attach;
@@ -13,11 +13,12 @@ mod exec;
 mod handler;
 mod stdin;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use russh::keys::PrivateKey;
 use russh::server::{Config, run_stream};
-use russh::{MethodKind, MethodSet};
+use russh::{MethodKind, MethodSet, Preferred, kex};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -32,6 +33,11 @@ pub const TRANSPORT_INBOUND: usize = 2 * CHANNELS_MAX * WINDOW as usize;
 pub const TRANSPORT_OUTBOUND: usize = 64 * 1024;
 /// Channels of one connection.
 const CHANNELS_MAX: usize = 4;
+
+/// Each exec has a handshake of its own, and the way between the two ends leaves the machine nowhere: the one that
+/// costs least.
+const KEX: [kex::Name; 3] =
+    [kex::CURVE25519, kex::EXTENSION_SUPPORT_AS_SERVER, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER];
 
 /// See the module.
 pub struct Server {
@@ -62,6 +68,7 @@ impl Server {
             window_size: WINDOW,
             maximum_packet_size: 32 * 1024,
             channel_buffer_size: 1,
+            preferred: Preferred { kex: Cow::Borrowed(&KEX), ..Preferred::DEFAULT },
             // The relay has its own ends and deadlines; a quiet program is not a dead one.
             inactivity_timeout: None,
             ..Config::default()

@@ -73,6 +73,7 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
         stop = stop_order(session.clone()) => End::Stop(stop),
         stop = signalled() => End::Stop(stop),
     };
+    say_memory();
     Ok(match end {
         End::Main(code) => {
             tracing::info!(code, "main process ended");
@@ -100,6 +101,13 @@ async fn last_words(main: Option<Arc<MainProcess>>, running: impl Future<Output 
         tracing::info!(code, "main process ended");
         let _ = timeout(FAREWELL, main.detached()).await;
     }
+}
+
+/// What the agent itself cost, for whoever reads the console.
+fn say_memory() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
+    tracing::info!(resident = field("VmRSS:"), peak = field("VmHWM:"), "memory of the agent");
 }
 
 /// The main process, where there is one; the sandbox idles otherwise.

@@ -197,11 +197,10 @@ async fn chores(session: Arc<Session>, mut client: Client, woken: &mut mpsc::Rec
         let code = *session.main_exit.borrow();
         if let Some(exit_code) = code
             && !*session.reported.borrow()
+            && let Err(why) = report(&session, &mut client, exit_code).await
         {
-            if let Err(why) = report(&session, &mut client, exit_code).await {
-                tracing::warn!(exit_code, "{why}");
-                sleep(REPORT_PAUSE).await;
-            }
+            tracing::warn!(exit_code, "{why}");
+            sleep(REPORT_PAUSE).await;
         }
     }
 }

@@ -119,6 +119,8 @@ impl russh::server::Handler for Handler {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
+        // A channel that this side closed first gets no `channel_close`.
+        self.channels.retain(|_, slot| slot.running.as_ref().is_none_or(|running| !running.events.is_closed()));
         if self.channels.len() >= CHANNELS_MAX {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());

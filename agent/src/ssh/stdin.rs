@@ -2,14 +2,22 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// The peer is asked to pause above this, and to go on below half of it.
 const PAUSE: usize = 256 * 1024;
 /// A peer that did not pause is held back above this.
 const FULL: usize = 1024 * 1024;
+/// And not let go on at all above this.
+const LIMIT: usize = 16 * 1024 * 1024;
+/// To hold a peer back is to hold its whole connection, output too, and the program may be waiting for its output to
+/// be taken before it reads on. So a hold is short, and longer each time that the program has not read meanwhile.
+const HOLD_MIN: Duration = Duration::from_millis(20);
+const HOLD_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -19,6 +27,8 @@ struct Queue {
     paused: bool,
     /// Nobody reads any more.
     abandoned: bool,
+    /// The last hold, while the program has not read since.
+    hold: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -72,17 +82,26 @@ impl Source {
         Flow::AsItIs
     }
 
-    /// Resolves when there is room: at once, for a peer that pauses when asked.
+    /// Resolves when one more piece may come: at once, for a peer that pauses when asked.
     pub(super) async fn room(&self) {
         loop {
             let emptied = self.0.emptied.notified();
-            {
-                let queue = self.0.lock();
+            let hold = {
+                let mut queue = self.0.lock();
                 if queue.length < FULL || queue.abandoned {
                     return;
                 }
+                queue.hold = (queue.hold * 2).clamp(HOLD_MIN, HOLD_MAX);
+                (queue.length < LIMIT).then_some(queue.hold)
+            };
+            match hold {
+                Some(hold) => {
+                    if timeout(hold, emptied).await.is_err() {
+                        return;
+                    }
+                }
+                None => emptied.await,
             }
-            emptied.await;
         }
     }
 
@@ -101,6 +120,7 @@ impl Sink {
                 let mut queue = self.0.lock();
                 if let Some(piece) = queue.pieces.pop_front() {
                     queue.length -= piece.len();
+                    queue.hold = Duration::ZERO;
                     let go_on = queue.paused && queue.length < PAUSE / 2;
                     queue.paused &= !go_on;
                     self.0.emptied.notify_one();
@@ -146,20 +166,25 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn one_that_does_not_pause_is_held_back_until_there_is_room_or_no_reader() {
+    async fn one_that_does_not_pause_is_held_back_for_longer_and_longer() {
         let (source, mut sink) = queue();
-        source.push(&[0; FULL / 2]);
-        source.push(&[0; FULL / 2]);
-        let held = tokio::spawn(async move {
-            source.room().await;
-            source
-        });
+        source.push(&[0; FULL - 1]);
+        source.room().await;
+        assert_eq!(source.0.lock().hold, Duration::ZERO);
+        source.push(&[0; 1]);
+        source.room().await;
+        source.room().await;
+        assert_eq!(source.0.lock().hold, HOLD_MIN * 2);
+        // It reads, and there is room again.
+        assert!(sink.next().await.is_some());
+        source.room().await;
+        assert_eq!(source.0.lock().hold, Duration::ZERO);
+        // At the limit there is no letting go, but for the end of the reader.
+        source.push(&vec![0; LIMIT]);
+        let held = tokio::spawn(async move { source.room().await });
         tokio::task::yield_now().await;
         assert!(!held.is_finished());
-        assert!(sink.next().await.is_some());
-        let source = held.await.unwrap();
-        source.push(&[0; FULL]);
         drop(sink);
-        source.room().await;
+        held.await.unwrap();
     }
 }

@@ -20,7 +20,8 @@ pub fn session_alive(leader: Pid) -> bool {
 
 fn session_members(leader: Pid) -> impl Iterator<Item = Pid> {
     let leader = leader.as_raw_nonzero().get();
-    let members = processes().filter(move |(_, stat)| stat.session == leader && !stat.is_dead());
+    // The leader itself may not have come to make its session yet.
+    let members = processes().filter(move |(pid, stat)| (stat.session == leader || *pid == leader) && !stat.is_dead());
     members.filter_map(|(pid, _)| Pid::from_raw(pid))
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -43,8 +43,9 @@ impl Reaper {
     /// Signals the process group that `leader` leads, unless it has ended: its number may be another's by now.
     pub fn signal_group(&self, leader: Pid, with: Signal) {
         let running = self.lock();
-        if running.contains_key(&leader.as_raw_nonzero().get()) {
-            let _ = kill_process_group(leader, with);
+        if running.contains_key(&leader.as_raw_nonzero().get()) && kill_process_group(leader, with).is_err() {
+            // It has not come to make its session yet.
+            let _ = kill_process(leader, with);
         }
     }
 

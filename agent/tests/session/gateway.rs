@@ -20,6 +20,8 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 type Reply<T> = Result<Response<T>, Status>;
+/// What comes from the agent, and what goes to it.
+pub(crate) type Relay = (Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>);
 type Outbox = mpsc::Sender<Result<GatewayMessage, Status>>;
 
 /// What it was told, and what it is to say.
@@ -36,7 +38,7 @@ pub(crate) struct State {
     pub(crate) reject: Option<String>,
     pub(crate) refuse_reports: u32,
     session: Option<Outbox>,
-    relay: Option<(Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>)>,
+    relay: Option<Relay>,
 }
 
 #[derive(Clone)]
@@ -44,6 +46,7 @@ pub(crate) struct Gateway {
     state: Arc<Mutex<State>>,
     changed: watch::Sender<u64>,
     heartbeat: Duration,
+    beats: bool,
 }
 
 /// Ends the listener and all of its connections.
@@ -58,7 +61,12 @@ impl Drop for Running {
 
 impl Gateway {
     pub(crate) fn new(heartbeat: Duration) -> Self {
-        Self { state: Arc::default(), changed: watch::Sender::new(0), heartbeat }
+        Self { state: Arc::default(), changed: watch::Sender::new(0), heartbeat, beats: true }
+    }
+
+    /// Promises heartbeats, and sends none.
+    pub(crate) fn silent(heartbeat: Duration) -> Self {
+        Self { beats: false, ..Self::new(heartbeat) }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -107,13 +115,15 @@ impl Gateway {
         self.say(gateway_message::Payload::Heartbeat(GatewayHeartbeat {})).await;
     }
 
-    /// Opens a relay; both its ends.
-    pub(crate) async fn relay(
-        &self,
-        target: relay_open::Target,
-    ) -> (Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>) {
+    /// Asks for a relay.
+    pub(crate) async fn open_relay(&self, target: relay_open::Target) {
         let open = RelayOpen { channel_id: "relay-1".to_owned(), target: Some(target) };
         self.say(gateway_message::Payload::RelayOpen(open)).await;
+    }
+
+    /// Opens a relay; both its ends.
+    pub(crate) async fn relay(&self, target: relay_open::Target) -> Relay {
+        self.open_relay(target).await;
         self.until("a relay is open", |state| state.relay.is_some()).await;
         self.state().relay.take().unwrap()
     }
@@ -233,7 +243,9 @@ impl OpenShell for Gateway {
             }),
         };
         let _ = outbox.send(Ok(GatewayMessage { payload: Some(answer) })).await;
-        tokio::spawn(beat(outbox.clone(), self.heartbeat));
+        if self.beats {
+            tokio::spawn(beat(outbox.clone(), self.heartbeat));
+        }
         self.note(|state| {
             state.agent = Some(agent);
             state.hellos.push(hello);

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use agent::ssh::Server;
+use agent::ssh::{Server, TRANSPORT_INBOUND};
 use agent::workload::Workload;
 use agent::workload::main_process::MainProcess;
 use agent::workload::passwd::User;
@@ -142,7 +142,8 @@ impl Client {
     }
 
     pub(crate) async fn connect_to(server: impl Into<Arc<Server>>) -> Self {
-        let (near, far) = tokio::io::duplex(64 * 1024);
+        // As large as the relay makes it; a smaller one lets two sides block each other that both write.
+        let (near, far) = tokio::io::duplex(TRANSPORT_INBOUND);
         let server = server.into();
         tokio::spawn(async move { server.serve(far).await });
         let mut handle = client::connect_stream(Arc::default(), near, Trusting).await.unwrap();

@@ -1,0 +1,192 @@
+//! Both connections of a session against a small gateway on a unix socket.
+
+#[path = "session/gateway.rs"]
+mod gateway;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent::session::endpoint::Endpoint;
+use agent::session::{Session, run_control, run_data};
+use agent::ssh::Server;
+use agent::token::holder::Tokens;
+use agent::workload::Workload;
+use agent::workload::reaper::Reaper;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gateway::Gateway;
+use proto::boot::{BootSpec, DEFAULT_USER};
+use proto::layout;
+use proto::openshell::v1::{RelayFrame, TcpRelayTarget, relay_frame, relay_open};
+use proto::openshell::vm::v1::StopOrder;
+use russh::keys::{Algorithm, PrivateKey};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+const SANDBOX: uuid::Uuid = uuid::Uuid::from_u128(7);
+const HEARTBEAT: Duration = Duration::from_millis(300);
+
+/// An agent without a guest: its session, and the directory that it reads.
+struct Agent {
+    directory: tempfile::TempDir,
+    session: Arc<Session>,
+}
+
+impl Agent {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
+        // Not before the host: the tests run as whom they like, and must not set this machine's clock.
+        let wall_time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let spec = BootSpec {
+            sandbox_id: SANDBOX,
+            instance_id: "1-boot".to_owned(),
+            hostname: "dev".to_owned(),
+            endpoint: format!("unix://{}", directory.path().join("gateway.sock").display()),
+            wall_time_ms,
+            ssh_host_key: key.to_openssh(Default::default()).unwrap().to_string().into(),
+            user: DEFAULT_USER,
+            main: None,
+            environment: Default::default(),
+        };
+        let workload = Workload::new(&spec, "/none".into(), directory.path().into(), Arc::new(Reaper::default()));
+        let ssh = Arc::new(Server::new(&spec.ssh_host_key, Arc::new(workload), None).unwrap());
+        let endpoint: Endpoint = spec.endpoint.parse().unwrap();
+        let session = Arc::new(Session::new(Arc::new(spec), Tokens::new(directory.path(), SANDBOX)));
+        let (orders, mut inbox) = mpsc::channel(16);
+        tokio::spawn(run_control(session.clone(), endpoint.clone(), orders));
+        let data = session.clone();
+        tokio::spawn(async move { run_data(data, endpoint, &mut inbox, ssh).await });
+        Self { directory, session }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("gateway.sock")
+    }
+
+    /// By rename, as the host does it. Returns the header that is to be seen.
+    fn publish(&self, generation: u64) -> String {
+        let payload = format!(r#"{{"sandbox_id":"{SANDBOX}","gen":{generation},"iat":100,"exp":700}}"#);
+        let token = ["{}", &payload, "s"].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+        let stage = self.directory.path().join("stage");
+        std::fs::write(&stage, &token).unwrap();
+        std::fs::rename(stage, self.directory.path().join(layout::TOKEN_FILE)).unwrap();
+        format!("Bearer {token}")
+    }
+}
+
+/// Whether two connections have presented it.
+fn on_both(state: &gateway::State, bearer: &str) -> bool {
+    let mut connections: Vec<usize> =
+        state.syncs.iter().filter(|(_, seen)| seen == bearer).map(|(connection, _)| *connection).collect();
+    connections.sort_unstable();
+    connections.dedup();
+    connections.len() >= 2
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_session_lives_through_rotation_and_restart() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    // The gateway comes later, and so does the token.
+    let running = gateway.listen(&agent.socket());
+    let bearer = agent.publish(1);
+    gateway.until("hello", |state| state.hellos.len() == 1).await;
+    {
+        let state = gateway.state();
+        let hello = &state.hellos[0];
+        assert_eq!((hello.sandbox_id.as_str(), hello.instance_id.as_str()), (&*SANDBOX.to_string(), "1-boot"));
+        assert_eq!(state.agent, Some((proto::version::VERSION.to_owned(), proto::version::PROTOCOL.to_string())));
+    }
+    gateway.until("the token on both connections", |state| on_both(state, &bearer)).await;
+    gateway.until("heartbeats are answered", |state| state.heartbeats >= 2).await;
+
+    let bearer = agent.publish(2);
+    gateway.nudge().await;
+    gateway.until("the second token on both connections", |state| on_both(state, &bearer)).await;
+    // An older one is never presented again.
+    agent.publish(1);
+    let before = gateway.state().syncs.len();
+    gateway.nudge().await;
+    gateway.until("more syncs", |state| state.syncs.len() >= before + 4).await;
+    assert!(gateway.state().syncs[before..].iter().all(|(_, seen)| *seen == bearer));
+
+    let first = gateway.state().hellos[0].connection_epoch;
+    drop(running);
+    let bearer = agent.publish(3);
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("a second hello", |state| state.hellos.len() >= 2).await;
+    assert!(gateway.state().hellos[1].connection_epoch > first);
+    gateway.until("the third token on both connections", |state| on_both(state, &bearer)).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_exit_is_reported_until_it_is_taken_and_a_stop_is_heard() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    agent.publish(1);
+    gateway.state().refuse_reports = 2;
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("hello", |state| !state.hellos.is_empty()).await;
+    agent.session.main_exit.send_replace(Some(23));
+    gateway.until("the report", |state| state.exit_code == Some(23)).await;
+    agent.session.reported.subscribe().wait_for(|reported| *reported).await.unwrap();
+
+    let grace = Some(prost_types::Duration { seconds: 3, nanos: 0 });
+    gateway.state().stop = Some(StopOrder { grace, reason: "because".to_owned() });
+    let mut stop = agent.session.stop.subscribe();
+    let ordered = stop.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!((ordered.grace, ordered.reason.as_str()), (Duration::from_secs(3), "because"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_gateway_that_falls_silent_is_left_and_a_rejection_is_not_the_end() {
+    // No heartbeat at all after the first one.
+    let gateway = Gateway::silent(HEARTBEAT);
+    let agent = Agent::start();
+    agent.publish(1);
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("a hello after a silence", |state| state.hellos.len() >= 2).await;
+    gateway.state().reject = Some("not you".to_owned());
+    let before = gateway.state().hellos.len();
+    gateway.until("a hello after that", |state| state.hellos.len() > before).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_relay_carries_bytes_to_a_port_of_the_sandbox_and_nowhere_else() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    agent.publish(1);
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("hello", |state| !state.hellos.is_empty()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = u32::from(listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        all.reverse();
+        stream.write_all(&all).await.unwrap();
+    });
+    let target = |host: &str| relay_open::Target::Tcp(TcpRelayTarget { host: host.to_owned(), port });
+    let (mut frames, sender) = gateway.relay(target("127.0.0.1")).await;
+    let sent: Vec<u8> = (0..500_000_u32).map(|n| (n % 251) as u8).collect();
+    for chunk in sent.chunks(proto::budget::RELAY_CHUNK) {
+        let data = relay_frame::Payload::Data(chunk.to_vec().into());
+        sender.send(Ok(RelayFrame { payload: Some(data) })).await.unwrap();
+    }
+    drop(sender);
+    let mut received = Vec::new();
+    while let Some(frame) = frames.message().await.unwrap() {
+        if let Some(relay_frame::Payload::Data(data)) = frame.payload {
+            assert!(data.len() <= proto::budget::RELAY_CHUNK);
+            received.extend_from_slice(&data);
+        }
+    }
+    received.reverse();
+    assert!(received == sent);
+
+    gateway.open_relay(target("10.0.0.1")).await;
+    gateway.until("a refusal", |state| state.relay_results.iter().any(|result| !result.success)).await;
+}
