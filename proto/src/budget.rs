@@ -28,8 +28,10 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(10);
 pub const FIRST_RPC: Duration = Duration::from_secs(2);
 /// Connections that one VM may hold open at a time.
 pub const CONNECTIONS_PER_VM: usize = 8;
-/// HTTP/2 connection window on per-VM sockets. Smaller than the vmm's socket buffer: an honest agent can then
-/// never fill the pipe, and a full pipe freezes the whole VM.
+/// HTTP/2 connection window on per-VM sockets. Bounds the bytes on their way, not the packets, and the kernel charges
+/// the vmm's socket buffer by packet, at least 768 bytes each. The agent therefore also paces small packets to a silent
+/// gateway (its `session/pacing.rs`). Both together keep an honest agent from filling the pipe; a full pipe freezes the
+/// whole VM.
 pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
 /// HTTP/2 stream window on per-VM sockets. A relay whose reader has stopped holds this much of the connection's
 /// window: several may, before the others and the Sync of that connection have to wait.
@@ -121,7 +123,7 @@ const _: () = assert!(
 );
 // An audit heals a directory in time.
 const _: () = assert!(rotate_until(TTL_MIN).as_millis() + audit_interval(TTL_MIN).as_millis() < TTL_MIN.as_millis());
-// An honest agent cannot fill the pipe.
+// Necessary, not sufficient: the agent paces small packets, too.
 const _: () = assert!(VM_CONNECTION_WINDOW < VMM_SOCKET_BUFFER);
 // Stopped readers do not stop the others at once.
 const _: () = assert!(3 * VM_STREAM_WINDOW < VM_CONNECTION_WINDOW);

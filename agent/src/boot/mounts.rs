@@ -79,7 +79,7 @@ pub(super) fn kernel(_: &mut Machine) -> Result<(), Fault> {
 /// Options of a file system in memory at `at` that takes no more than this part of it.
 pub(super) fn memory_options(at: &str, mode: u32, percent: u64) -> Result<CString, Fault> {
     let machine = rustix::system::sysinfo();
-    let memory = u64::from(machine.totalram).saturating_mul(machine.mem_unit.into());
+    let memory = machine.totalram.saturating_mul(machine.mem_unit.into());
     CString::new(bounded(memory, mode, percent)).map_err(|error| Fault::new(at, error))
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use e2e::api::collect;
 use e2e::world::World;
 use libtest_mimic::Trial;
 use proto::budget;
@@ -20,7 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 const NUMBERS: u32 = 600_000;
-const LINES: u32 = 5_000;
+const LINES: u32 = 10_000;
 
 /// A peer that does not read blocks the vmm's only event loop, unless no more is ever on its way than fits.
 async fn stopped_gateway() {
@@ -81,13 +80,6 @@ async fn short_lines() {
     let baseline = longest_gap(&ticks(&api, "chatty").await);
 
     let script = SHORT_LINES.replace("LINES", &LINES.to_string());
-    // One relay's window ends before a socket's buffer does.
-    let beside = script.replace("/tmp/latest", "/dev/null");
-    let mut others = Vec::new();
-    for _ in 0..3 {
-        let events = api.exec_stream("chatty", &["/bin/sh", "-c", &beside]).await.expect("exec");
-        others.push(tokio::spawn(collect(events)));
-    }
     let mut events = api.exec_stream("chatty", &["/bin/sh", "-c", &script]).await.expect("exec");
     let gateway = world.gateway.as_ref().expect("a gateway");
     let mut received = Vec::new();
@@ -116,12 +108,7 @@ async fn short_lines() {
     let expected = (1..=LINES).map(|number| format!("{number}\n")).collect::<String>();
     assert_eq!(received.len(), expected.len());
     assert!(received == expected.as_bytes(), "other bytes arrived");
-    for other in others {
-        let finished = other.await.expect("collect").expect("an exit");
-        assert_eq!((finished.code, finished.stdout.len()), (0, expected.len()));
-        assert!(finished.stdout == expected, "other bytes arrived");
-    }
-    // Fewer would not have filled a socket's buffer.
+    // It had more to say than the packets that fill a socket's buffer.
     assert!(during_the_stop > 600, "only {during_the_stop} lines while the gateway was stopped");
 
     let gap = longest_gap(&ticks(&api, "chatty").await);

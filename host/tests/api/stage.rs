@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use host::api::guard::Authority;
 use host::api::listeners::{Serving, VmListeners, serve_user};
-use host::session::refusals::Refusals;
 use host::api::services::Api;
 use host::identity::claims::authority;
 use host::identity::host_key::HostKeys;
@@ -22,6 +21,7 @@ use host::sandbox::registry::Registry;
 use host::sandbox::spec::Bounds;
 use host::sandbox::task::{Deps, Handle, Times};
 use host::sandbox::view::View;
+use host::session::refusals::Refusals;
 use host::session::relay::Relays;
 use host::session::sessions::Sessions;
 use host::session::supervisor::Supervisors;

@@ -112,8 +112,12 @@ pub(super) fn set_limits() -> Result<(), Failure> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).map_err(|error| Failure {
         kind: FailureKind::Jail,
-        message: format!("failed to raise the limit of open files, {hard}, to the {DESCRIPTORS} that a VM needs: {error}"),
-        remedy: format!("raise its hard limit for the gateway, for example LimitNOFILE={DESCRIPTORS} in its service's unit"),
+        message: format!(
+            "failed to raise the limit of open files, {hard}, to the {DESCRIPTORS} that a VM needs: {error}"
+        ),
+        remedy: format!(
+            "raise its hard limit for the gateway, for example LimitNOFILE={DESCRIPTORS} in its service's unit"
+        ),
     })
 }
 
