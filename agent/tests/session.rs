@@ -1,5 +1,7 @@
 //! Both connections of a session against a small gateway on a unix socket.
 
+#![forbid(unsafe_code)]
+
 #[path = "session/gateway.rs"]
 mod gateway;
 
