@@ -72,7 +72,7 @@ async fn hellos_that_are_rejected_say_why() {
 
     let _live = agent.session(5).await;
     for epoch in [5, 4] {
-        assert_eq!(agent.rejected(epoch).await, format!("connection epoch {epoch} is not above 5, which is in force"));
+        assert_eq!(agent.rejected(epoch).await, "its connection epoch is not above 5, which is in force");
     }
     assert!(mine.view().record.machine.connected);
 }
