@@ -20,8 +20,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gateway::Gateway;
 use proto::boot::{BootSpec, DEFAULT_USER};
 use proto::layout;
-use proto::openshell::v1::{RelayFrame, TcpRelayTarget, relay_frame, relay_open};
+use proto::openshell::v1::{TcpRelayTarget, relay_frame, relay_open};
 use proto::openshell::vm::v1::StopOrder;
+use proto::relay::data_frame;
 use russh::keys::{Algorithm, PrivateKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -175,8 +176,7 @@ async fn a_relay_carries_bytes_to_a_port_of_the_sandbox_and_nowhere_else() {
     let (mut frames, sender) = gateway.relay(target("127.0.0.1")).await;
     let sent: Vec<u8> = (0..500_000_u32).map(|n| (n % 251) as u8).collect();
     for chunk in sent.chunks(proto::budget::RELAY_CHUNK) {
-        let data = relay_frame::Payload::Data(chunk.to_vec().into());
-        sender.send(Ok(RelayFrame { payload: Some(data) })).await.unwrap();
+        sender.send(Ok(data_frame(chunk.to_vec().into()))).await.unwrap();
     }
     drop(sender);
     let mut received = Vec::new();

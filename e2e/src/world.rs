@@ -256,6 +256,11 @@ impl World {
             let ring = vm.path().join(proto::layout::RUN_DIR).join(proto::layout::CONSOLE_FILE);
             let text = proto::console::unroll(&std::fs::read(&ring).unwrap_or_default());
             words += &format!("--- {}\n{}\n", ring.display(), tail(&String::from_utf8_lossy(&text), 25));
+            let exit = std::fs::read_to_string(ring.with_file_name(proto::layout::EXIT_FILE)).unwrap_or_default();
+            words += &format!("exit record: {exit:?}\n");
+        }
+        for (pid, line) in self.vmm_processes() {
+            words += &format!("--- {pid}: {line}\n{}", threads(pid));
         }
         words
     }
@@ -290,6 +295,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // A vmm that is ending leaves a record.
+            std::thread::park_timeout(Duration::from_millis(500));
             eprintln!("{}", self.last_words());
         }
         self.gateway.take();
@@ -303,6 +310,19 @@ impl Drop for World {
         drop(std::fs::remove_dir_all(&self.runtime));
         drop(std::fs::remove_dir_all(&self.root));
     }
+}
+
+/// Where each thread of a process stands in the kernel: a line for its name and state, then its stack.
+fn threads(pid: u32) -> String {
+    let mut text = String::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
+        text += &format!("{}: {state}\n", read("comm").trim_end());
+        text.extend(read("stack").lines().take(6).map(|line| format!("  {line}\n")));
+    }
+    text
 }
 
 /// Kills a process if it is still there.

@@ -38,6 +38,12 @@ pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
 pub const VM_STREAM_WINDOW: u32 = 32 * 1024;
 /// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
 pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2 stream window between a user and the gateway, both ways.
+pub const USER_STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2 connection window between a user and the gateway, both ways. So far above a stream's because an
+/// implementation may end a connection on which many short frames wait unread, as they do while a terminal is paused:
+/// h2 0.4.20 charges each with up to 256 bytes, to half of this.
+pub const USER_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// The default size of a unix socket's send buffer (`net.core.wmem_default`), which libkrun leaves alone.
 pub const VMM_SOCKET_BUFFER: u32 = 208 * 1024;
 /// The largest chunk of bytes in one relay frame.
@@ -127,5 +133,7 @@ const _: () = assert!(rotate_until(TTL_MIN).as_millis() + audit_interval(TTL_MIN
 const _: () = assert!(VM_CONNECTION_WINDOW < VMM_SOCKET_BUFFER);
 // Stopped readers do not stop the others at once.
 const _: () = assert!(3 * VM_STREAM_WINDOW < VM_CONNECTION_WINDOW);
+// A paused stream full of the shortest exec events (a gRPC header, and a byte of output in three messages).
+const _: () = assert!(USER_STREAM_WINDOW / 10 * 256 < USER_CONNECTION_WINDOW / 2);
 // The host waits longer than the guest needs.
 const _: () = assert!(STOP_HOST.as_millis() > STOP_GUEST.as_millis());

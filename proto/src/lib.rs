@@ -1,7 +1,8 @@
 //! The contracts between gateway, vmm and agent.
 //!
 //! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
-//! the documents that are handed over as JSON ([`boot`], [`exec`], [`vmm`]), the console's file ([`console`]), the
+//! their frames that carry bytes ([`relay`]), the documents that are handed over as JSON ([`boot`], [`exec`],
+//! [`vmm`]), the console's file ([`console`]), the
 //! places inside a guest ([`layout`]), the names of annotations ([`annotation`]), the numbers ([`budget`]) and the
 //! versions ([`version`]). Numbers that depend on each other are tied by assertions which fail the build.
 
@@ -13,6 +14,7 @@ pub mod budget;
 pub mod console;
 pub mod exec;
 pub mod layout;
+pub mod relay;
 pub mod version;
 pub mod vmm;
 

@@ -10,6 +10,7 @@ use proto::openshell::v1::{
     RelayClose, RelayFrame, RelayInit, RelayOpen, RelayOpenResult, SupervisorMessage, TcpRelayTarget, relay_frame,
     relay_open, supervisor_message,
 };
+use proto::relay::data_frame;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -62,7 +63,7 @@ pub(super) async fn run(
     };
     let (frames, source) = mpsc::channel(FRAMES);
     let init = RelayInit { channel_id: channel_id.clone() };
-    let _ = frames.try_send(RelayFrame { payload: Some(relay_frame::Payload::Init(init)) });
+    let _ = frames.try_send(RelayFrame { payload: Some(relay_frame::Payload::Init(init)), padding: Bytes::new() });
     let _ = answer.try_send(result(channel_id.clone(), Ok(())));
     let opening = client.openshell.relay_stream(ReceiverStream::new(source));
     let reason = match timeout(budget::RELAY_OPEN, opening).await {
@@ -165,8 +166,7 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
             return Ok(());
         }
         let data: Bytes = buffer.split().freeze();
-        let frame = RelayFrame { payload: Some(relay_frame::Payload::Data(data)) };
-        if frames.send(frame).await.is_err() {
+        if frames.send(data_frame(data)).await.is_err() {
             return Err(GATEWAY_ENDED.to_owned());
         }
     }

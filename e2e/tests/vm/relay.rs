@@ -12,7 +12,10 @@ use crate::uptime::{TICKER, longest_gap, ticks};
 use crate::{TTL, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("relay::a_gateway_that_stops_reading_does_not_stop_the_vm", stopped_gateway)]
+    vec![
+        trial("relay::a_gateway_that_stops_reading_does_not_stop_the_vm", stopped_gateway),
+        trial("relay::short_lines_to_a_gateway_that_stops_reading_do_not_stop_the_vm", short_lines),
+    ]
 }
 
 /// Long enough to fill any buffer; neither a session nor a Sync on its way is given up meanwhile.
@@ -20,6 +23,7 @@ const STOP: Duration = Duration::from_secs(3);
 const _: () =
     assert!(STOP.as_millis() < 2 * budget::heartbeat(TTL).as_millis() && STOP.as_millis() < budget::UNARY.as_millis());
 const NUMBERS: u32 = 600_000;
+const LINES: u32 = 5_000;
 
 /// A peer that does not read blocks the vmm's only event loop, unless no more is ever on its way than fits.
 async fn stopped_gateway() {
@@ -60,5 +64,60 @@ async fn stopped_gateway() {
     println!("relay: longest gap {gap:.2} s with the gateway stopped for {STOP:?}, {baseline:.2} s before");
     assert!(gap < 1.0, "the guest stood still for {gap:.2} s");
     world.delete("busy").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// About a line each millisecond, the latest also in a file. It pauses by reading from a pipe into which nobody writes:
+/// to start a `sleep` for each line would take several milliseconds where KVM is emulated.
+const SHORT_LINES: &str = "mkfifo /tmp/quiet; exec 9<>/tmp/quiet; n=0
+    while [ $n -lt LINES ]; do n=$((n+1)); echo $n; echo $n > /tmp/latest; read -t 0.001 -u 9 x; done; true";
+
+/// A socket's buffer is charged by packet, and each short line would be one.
+async fn short_lines() {
+    // Neither a session nor a Sync on its way is given up while the gateway is stopped.
+    let stop = budget::UNARY - Duration::from_millis(500);
+    let world = World::quick(2 * TTL).await;
+    assert!(stop < budget::heartbeat(2 * TTL) * (budget::HEARTBEATS_MISSED - 1));
+    let api = world.api().await;
+    world.ready("chatty", &TICKER).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let baseline = longest_gap(&ticks(&api, "chatty").await);
+
+    let script = SHORT_LINES.replace("LINES", &LINES.to_string());
+    let mut events = api.exec_stream("chatty", &["/bin/sh", "-c", &script]).await.expect("exec");
+    let gateway = world.gateway.as_ref().expect("a gateway");
+    let mut received = Vec::new();
+    let mut during_the_stop = None;
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(15), events.message()).await;
+        let event = event.unwrap_or_else(|_| panic!("nothing more came after {} bytes", received.len()));
+        match event.expect("an event").expect("an exit before the end").payload {
+            Some(Payload::Stdout(chunk)) => received.extend(chunk.data),
+            Some(Payload::Exit(exit)) => {
+                assert_eq!(exit.exit_code, 0);
+                break;
+            }
+            _ => {}
+        }
+        if during_the_stop.is_none() && received.len() > 1000 {
+            let before = received.iter().filter(|byte| **byte == b'\n').count();
+            gateway.signal(Signal::STOP);
+            tokio::time::sleep(stop).await;
+            gateway.signal(Signal::CONT);
+            let latest = api.sh("chatty", "until read n < /tmp/latest; do :; done; echo $n").await;
+            during_the_stop = Some(latest.trim().parse::<usize>().expect("a number") - before);
+        }
+    }
+    let during_the_stop = during_the_stop.expect("the gateway was never stopped");
+    let expected = (1..=LINES).map(|number| format!("{number}\n")).collect::<String>();
+    assert_eq!(received.len(), expected.len());
+    assert!(received == expected.as_bytes(), "other bytes arrived");
+    // It had more to say than the packets that fill a socket's buffer.
+    assert!(during_the_stop > 600, "only {during_the_stop} lines while the gateway was stopped");
+
+    let gap = longest_gap(&ticks(&api, "chatty").await);
+    println!("relay: longest gap {gap:.2} s, {baseline:.2} s before; {during_the_stop} lines to a stopped gateway");
+    assert!(gap < 1.0, "the guest stood still for {gap:.2} s");
+    world.delete("chatty").await;
     assert_eq!(world.traces(), Vec::<String>::new());
 }

@@ -24,7 +24,10 @@ const HEADERS_MAX: u32 = 32 * 1024;
 pub async fn user(stream: UnixStream, routes: Routes, authority: Arc<Authority>, transport: Transport) {
     let service = Guarded::new(routes, authority, transport, None);
     let mut builder = builder();
-    builder.max_concurrent_streams(USER_STREAMS);
+    builder
+        .max_concurrent_streams(USER_STREAMS)
+        .initial_connection_window_size(budget::USER_CONNECTION_WINDOW)
+        .initial_stream_window_size(budget::USER_STREAM_WINDOW);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a user's connection broke");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
+use proto::budget;
 use proto::openshell::v1::open_shell_client::OpenShellClient;
 use proto::openshell::v1::{HealthRequest, HealthResponse};
 use proto::version::VERSION;
@@ -172,7 +173,9 @@ impl Gateway {
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         // The authority is required by HTTP and means nothing on a unix socket.
-        let endpoint = Endpoint::from_static("http://gateway.invalid");
+        let endpoint = Endpoint::from_static("http://gateway.invalid")
+            .initial_connection_window_size(budget::USER_CONNECTION_WINDOW)
+            .initial_stream_window_size(budget::USER_STREAM_WINDOW);
         OpenShellClient::new(endpoint.connect_with_connector_lazy(connector))
     }
 }

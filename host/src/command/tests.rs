@@ -5,7 +5,9 @@ mod double;
 use std::time::Duration;
 
 use clap::Parser as _;
-use proto::openshell::v1::SandboxPhase;
+use proto::openshell::v1::{
+    ExecSandboxInput, ExecSandboxRequest, SandboxPhase, exec_sandbox_event, exec_sandbox_input,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::double::{Double, Script};
@@ -169,6 +171,33 @@ async fn exec_streams_input_to_its_end() {
         let start = double.started().unwrap();
         assert_eq!((start.workdir.as_str(), start.environment["K"].as_str()), ("/tmp", "V=W"));
         assert_eq!(start.command, ["cat"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_short_lines_wait_for_a_paused_terminal() {
+    within(async {
+        const LINES: usize = 100_000;
+        let double = Double::serve(Script { output: "\n", repeats: LINES, ..Script::default() }).await;
+        openshell(&double, "", &["vm", "create", "--name", "dev"]).await;
+        let environment = Environment::fixed(|_| None, |_| false, 0, "/nowhere".into());
+        let gateway = Gateway::find(Some(double.socket.clone()), &environment).unwrap();
+        let (mut client, _) = gateway.running().await.unwrap();
+        let start = ExecSandboxRequest { sandbox: "dev".into(), ..ExecSandboxRequest::default() };
+        let input = tokio_stream::once(ExecSandboxInput { payload: Some(exec_sandbox_input::Payload::Start(start)) });
+        let mut events = client.exec_sandbox_interactive(input).await.unwrap().into_inner();
+        // As long as it takes to fill whatever can be filled.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut lines = 0;
+        loop {
+            match events.message().await.unwrap().unwrap().payload.unwrap() {
+                exec_sandbox_event::Payload::Stdout(stdout) => lines += stdout.data.len(),
+                exec_sandbox_event::Payload::Exit(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(lines, LINES);
     })
     .await;
 }

@@ -12,6 +12,7 @@ use proto::openshell::v1::gateway_message::Payload;
 use proto::openshell::v1::relay_frame::Payload as FramePayload;
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::{RelayFrame, RelayOpen};
+use proto::relay::data_frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -124,7 +125,7 @@ impl AsyncRead for RelayStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.buffer.is_empty() {
             match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
-                Some(Ok(RelayFrame { payload: Some(FramePayload::Data(data)) })) => self.buffer = data,
+                Some(Ok(RelayFrame { payload: Some(FramePayload::Data(data)), .. })) => self.buffer = data,
                 Some(Ok(_)) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "not a data frame"))),
                 Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status.message().to_string()))),
                 None => return Poll::Ready(Ok(())),
@@ -142,8 +143,8 @@ impl AsyncWrite for RelayStream {
         let closed = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the relay is closed");
         ready!(self.outbound.poll_reserve(cx)).map_err(closed)?;
         let count = bytes.len().min(budget::RELAY_CHUNK);
-        let data = FramePayload::Data(Bytes::copy_from_slice(&bytes[..count]));
-        self.outbound.send_item(Ok(RelayFrame { payload: Some(data) })).map_err(closed)?;
+        let data = Bytes::copy_from_slice(&bytes[..count]);
+        self.outbound.send_item(Ok(data_frame(data))).map_err(closed)?;
         Poll::Ready(Ok(count))
     }
 

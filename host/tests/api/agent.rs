@@ -126,7 +126,7 @@ impl Agent {
         first: relay_frame::Payload,
     ) -> Result<(mpsc::Sender<RelayFrame>, Streaming<RelayFrame>), Status> {
         let (send, frames) = mpsc::channel(16);
-        send.send(RelayFrame { payload: Some(first) }).await.expect("room");
+        send.send(RelayFrame { payload: Some(first), ..Default::default() }).await.expect("room");
         let opened = self.client().relay_stream(self.request(ReceiverStream::new(frames))).await?;
         Ok((send, opened.into_inner()))
     }

@@ -7,6 +7,7 @@ use proto::openshell::v1::relay_frame::Payload as Frame;
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::supervisor_message::Payload as Said;
 use proto::openshell::v1::{ExecSandboxRequest, RelayFrame, RelayOpenResult, SshRelayTarget};
+use proto::relay::data_frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -44,12 +45,12 @@ async fn bytes_go_both_ways_and_the_end_arrives() {
     let expected = sent.clone();
     let guest = tokio::spawn(async move {
         let mut got = vec![];
-        while let Some(RelayFrame { payload: Some(Frame::Data(data)) }) = frames.message().await.expect("frames") {
+        while let Some(RelayFrame { payload: Some(Frame::Data(data)), .. }) = frames.message().await.expect("frames") {
             assert!(data.len() <= proto::budget::RELAY_CHUNK);
             got.extend_from_slice(&data);
         }
         assert!(got == expected, "{} bytes arrived", got.len());
-        send.send(RelayFrame { payload: Some(Frame::Data(Bytes::from_static(b"heard"))) }).await.expect("open");
+        send.send(data_frame(Bytes::from_static(b"heard"))).await.expect("open");
     });
     relay.write_all(&sent).await.expect("write");
     relay.shutdown().await.expect("close");

@@ -21,6 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Script {
     pub(super) output: &'static str,
+    /// Writes its output so many times.
+    pub(super) repeats: usize,
     pub(super) code: i32,
     /// Repeats its input until that ends.
     pub(super) echoes: bool,
@@ -141,6 +143,9 @@ impl Service {
         let out = |data: Vec<u8>| Ok(ExecSandboxEvent { payload: Some(Event::Stdout(ExecSandboxStdout { data })) });
         events.send(out(script.output.as_bytes().to_vec())).await.unwrap();
         self.attached.send_replace(true);
+        for _ in 1..script.repeats {
+            events.send(out(script.output.as_bytes().to_vec())).await.unwrap();
+        }
         while script.echoes
             && let Some(Ok(message)) = input.next().await
         {
