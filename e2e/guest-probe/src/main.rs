@@ -1,7 +1,7 @@
 //! What tests run inside a guest, as one static program.
 //!
 //! As PID 1, in the place of the agent, it does what the last line of its own file says, which a test has appended:
-//! `exit`, `sleep`, `share` or `true`. As a program of the workload its argument says what to try.
+//! `connections`, `exit`, `sleep`, `share` or `true`. As a program of the workload its argument says what to try.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "the answers are on the console, or on standard output")]
@@ -9,6 +9,7 @@
 use std::process::ExitCode;
 use std::thread::park;
 
+mod connections;
 mod image;
 mod share;
 mod socket;
@@ -36,6 +37,7 @@ fn init() -> ExitCode {
     println!("guest-probe: {}", String::from_utf8_lossy(last_line).chars().take(32).collect::<String>());
     match last_line {
         b"exit" => return ExitCode::SUCCESS,
+        b"connections" => connections::attempt(),
         b"share" => share::attempt(),
         b"true" => image::run_true(),
         _ => {}

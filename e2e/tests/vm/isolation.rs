@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("isolation::a_workload_sees_neither_token_nor_agent_nor_control_port", one_sandbox),
         trial("isolation::guest_root_cannot_change_the_share", guest_root_and_the_share),
+        trial("isolation::guest_root_cannot_use_up_the_vmm_s_descriptors", guest_root_and_the_control_port),
     ]
 }
 
@@ -236,6 +237,24 @@ async fn guest_root_and_the_share() {
     assert_eq!(before["sandbox.jwt"].1, after["sandbox.jwt"].1);
     assert!(after["sandbox.jwt"].0.starts_with("eyJ"));
     world.delete("root").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+async fn guest_root_and_the_control_port() {
+    let mut world = evidence::world_of_probes("connections");
+    world.up().await;
+    let sandbox = world.api().await.create("many", &test_image(), &[]).await.expect("create");
+    let began = async || world.console(&sandbox).contains("guest-probe: ").then(|| world.vmm(&sandbox));
+    let vmm = until("the guest", Duration::from_secs(30), began).await;
+    until("two thousand connections", Duration::from_secs(90), async || {
+        world.console(&sandbox).contains("connections: one more").then_some(())
+    })
+    .await;
+    let console = world.console(&sandbox);
+    assert!(console.contains("connections: 2048 made, 0 refused"), "{console}");
+    assert!(console.contains("connections: one more made"), "{console}");
+    assert_eq!(world.vmm(&sandbox), vmm, "the vmm was started again");
+    world.delete("many").await;
     assert_eq!(world.traces(), Vec::<String>::new());
 }
 
