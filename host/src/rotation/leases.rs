@@ -181,11 +181,6 @@ impl Connections {
         Ok(Lease(inner))
     }
 
-    /// How many connections a sandbox has.
-    pub fn count(&self, sandbox_id: Uuid) -> usize {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner).get(&sandbox_id).map_or(0, HashMap::len)
-    }
-
     /// Closes all connections of a sandbox.
     pub fn close_all(&self, sandbox_id: Uuid, reason: CloseReason) {
         for lease in self.of(sandbox_id) {

@@ -133,7 +133,8 @@ impl IdentityDirectory {
     }
 
     /// The boot spec that is there, if it can be read.
-    pub fn boot_spec(&self) -> Option<BootSpec> {
+    #[cfg(test)]
+    fn boot_spec(&self) -> Option<BootSpec> {
         serde_json::from_str(self.boot_spec.as_ref()?.expose_secret()).ok()
     }
 

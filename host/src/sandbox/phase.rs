@@ -63,11 +63,6 @@ impl Phase {
         matches!(self, Self::Provisioning | Self::Starting)
     }
 
-    /// Whether nothing more happens by itself.
-    pub fn is_settled(self) -> bool {
-        matches!(self, Self::Ready | Self::Stopped | Self::Completed | Self::Error)
-    }
-
     /// The edges of the diagram, delete aside (which leads from every phase to `Deleting`).
     pub fn leads_to(self, next: Self) -> bool {
         use Phase::*;

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{failure, spec::JailSpec};
 
+/// The longest status line that is waited for.
+const STATUS_MAX: usize = 64 * 1024;
 /// How much of the standard error is kept.
 const STDERR_KEPT: usize = 4096;
 
@@ -135,6 +137,9 @@ impl JailedChild {
     fn read_status(&mut self) -> io::Result<Option<Status>> {
         let bytes = read_some(&mut self.status)?;
         self.status_line.extend(bytes);
+        if self.status_line.len() > STATUS_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its status is longer than any failure"));
+        }
         let Some(end) = self.status_line.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
         let line: Vec<u8> = self.status_line.drain(..=end).collect();
         Ok(Some(serde_json::from_slice(&line)?))

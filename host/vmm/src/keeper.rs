@@ -173,7 +173,11 @@ impl Machine {
                     return Err(failure);
                 }
                 Ok(Event::Ended(status)) => {
-                    return Err(failure::jail("enter the jail", format!("the child ended before: {status}")));
+                    let cause = match self.stopping {
+                        true => "a SIGTERM came first".to_owned(),
+                        false => format!("the child ended before: {status}"),
+                    };
+                    return Err(failure::jail("enter the jail", cause));
                 }
                 Ok(Event::Interrupt) => self.stop(signals),
                 Ok(Event::Deadline) => {

@@ -115,6 +115,5 @@ async fn at_most_so_many_per_vm() {
     drop(clone);
     leases.push(connections.open(BOX).unwrap());
     drop(leases);
-    assert_eq!(connections.count(BOX), 0);
     assert!(connections.0.open.lock().unwrap().is_empty());
 }
