@@ -57,7 +57,7 @@ test-fast: build-test
 # Each group in a lab of its own: short runs, and a lab that fails is made again for that group alone.
 VM_TESTS := lifecycle evidence isolation exec relay tokens identity outages secrets
 test-vm: build-test
-	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 240 --test vm $$group; done
+	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 500 --test vm $$group; done
 
 ## What a sandbox costs, as ratios to the same thing without us: docs/benchmarks.md.
 bench: build-test

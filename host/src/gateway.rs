@@ -140,11 +140,17 @@ fn claim(runtime_dir: &Path, gateway_id: Uuid) -> Result<(), StartError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed(error)),
     };
+    // A crash may have left it empty.
+    let found = found.filter(|found| !found.is_empty());
+    if found.as_ref().is_some_and(|found| *found == gateway_id.to_string()) {
+        return Ok(());
+    }
     let vms = std::fs::read_dir(runtime_dir.join("vm")).is_ok_and(|mut entries| entries.next().is_some());
-    if found.is_some_and(|found| found != gateway_id.to_string()) && vms {
+    if found.is_some() && vms {
         return Err(StartError::OtherRuntime(runtime_dir.display().to_string()));
     }
-    std::fs::write(&path, gateway_id.to_string()).map_err(failed)
+    let fresh = runtime_dir.join("gateway-id.new");
+    std::fs::write(&fresh, gateway_id.to_string()).and_then(|()| std::fs::rename(&fresh, &path)).map_err(failed)
 }
 
 struct Composed {

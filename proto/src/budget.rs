@@ -72,6 +72,15 @@ pub const CONSOLE_RING: usize = 1024 * 1024;
 /// What a main process may have written and is replayed to whoever attaches, in bytes.
 pub const MAIN_OUTPUT_RING: usize = 1024 * 1024;
 
+/// Variables that a request may bring.
+pub const ENVIRONMENT_MAX: usize = 128;
+/// The longest name of one, in bytes.
+pub const VARIABLE_NAME_MAX: usize = 256;
+/// The longest value of one, in bytes.
+pub const VARIABLE_VALUE_MAX: usize = 8 * 1024;
+/// All that they may have together, in bytes.
+pub const ENVIRONMENT_BYTES_MAX: usize = 512 * 1024;
+
 /// Generations reserved in the store at a time; a publish inside a block needs no durable write.
 pub const GENERATION_BLOCK: u64 = 256;
 

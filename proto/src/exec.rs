@@ -19,6 +19,9 @@ pub struct ExecCommand {
     pub login: bool,
 }
 
+/// The longest encoded command, in bytes: what one SSH packet holds, with room to spare.
+pub const ENCODED_MAX: usize = 192 * 1024;
+
 const OPENING: &str = "{\"argv\"";
 
 impl ExecCommand {

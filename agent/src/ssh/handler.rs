@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use proto::budget;
 use proto::layout::ATTACH_SUBSYSTEM;
 use russh::server::{Auth, ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
@@ -17,11 +18,6 @@ use crate::workload::process::{Process, Terminal};
 
 /// Words to a running program that wait for its task. A flood of resizes is not worth more.
 const EVENTS: usize = 32;
-/// Variables of one exec.
-const VARIABLES_MAX: usize = 256;
-/// All their bytes.
-const VARIABLES_BYTES: usize = 128 * 1024;
-
 /// A word to a running program, beside its input.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -239,7 +235,7 @@ impl russh::server::Handler for Handler {
 
 fn has_room(variables: &[(String, String)], name: &str, value: &str) -> bool {
     let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
-    variables.len() < VARIABLES_MAX && bytes + name.len() + value.len() <= VARIABLES_BYTES
+    variables.len() < budget::ENVIRONMENT_MAX && bytes + name.len() + value.len() <= budget::ENVIRONMENT_BYTES_MAX
 }
 
 fn size(columns: u32, rows: u32) -> (u16, u16) {
@@ -273,11 +269,11 @@ mod tests {
     #[test]
     fn an_environment_is_bounded_in_number_and_in_bytes() {
         let pair = |bytes: usize| ("A".to_owned(), "x".repeat(bytes - 1));
-        assert!(has_room(&[], "A", &"x".repeat(VARIABLES_BYTES - 1)));
-        assert!(!has_room(&[], "A", &"x".repeat(VARIABLES_BYTES)));
-        assert!(has_room(&[pair(VARIABLES_BYTES - 2)], "A", "x"));
-        assert!(!has_room(&[pair(VARIABLES_BYTES - 2)], "A", "xx"));
-        assert!(has_room(&vec![pair(1); VARIABLES_MAX - 1], "A", ""));
-        assert!(!has_room(&vec![pair(1); VARIABLES_MAX], "A", ""));
+        assert!(has_room(&[], "A", &"x".repeat(budget::ENVIRONMENT_BYTES_MAX - 1)));
+        assert!(!has_room(&[], "A", &"x".repeat(budget::ENVIRONMENT_BYTES_MAX)));
+        assert!(has_room(&[pair(budget::ENVIRONMENT_BYTES_MAX - 2)], "A", "x"));
+        assert!(!has_room(&[pair(budget::ENVIRONMENT_BYTES_MAX - 2)], "A", "xx"));
+        assert!(has_room(&vec![pair(1); budget::ENVIRONMENT_MAX - 1], "A", ""));
+        assert!(!has_room(&vec![pair(1); budget::ENVIRONMENT_MAX], "A", ""));
     }
 }

@@ -66,7 +66,7 @@ async fn one_sandbox() {
     world.openshell(&["vm", "stop", "work"]).await;
     world.phase("work", SandboxPhase::Stopped).await;
     let status = api.exec("work", &["true"]).await.expect_err("an exec without a session");
-    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     assert!(status.message().contains("no session") && status.message().contains("Stopped"), "{status:?}");
     world.delete("work").await;
     assert_eq!(world.traces(), Vec::<String>::new());

@@ -12,6 +12,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("lifecycle::a_command_runs_and_its_sandbox_is_deleted", smoke),
         trial("lifecycle::two_shells_start_one_gateway", two_shells),
+        trial("lifecycle::a_sandbox_has_the_processors_and_the_memory_that_it_asked_for", resources),
         trial("lifecycle::the_main_process_s_exit_code_is_the_sandbox_s", exit_codes),
     ]
 }
@@ -38,6 +39,22 @@ async fn two_shells() {
     let third = world.openshell(&["vm", "list"]).await;
     assert!(third.status.success(), "{third:?}");
     assert_eq!(world.gateway_processes().len(), 1);
+}
+
+async fn resources() {
+    let mut world = World::empty(TTL).without_trial_boot().with("OPENSHELL_VM_MAX_CPUS", "2");
+    world.up().await;
+    let image = test_image().display().to_string();
+    let script = "grep -c ^processor /proc/cpuinfo; grep MemTotal /proc/meminfo";
+    let mut arguments = vec!["vm", "create", "--no-keep", "--no-tty", "--from", &image];
+    arguments.extend(["--cpus", "2", "--memory", "384Mi", "--", "/bin/sh", "-c", script]);
+    let output = world.openshell(&arguments).await;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(stdout.lines().nth(1), Some("2"), "{output:?}");
+    let memory = stdout.lines().nth(2).and_then(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok());
+    // The kernel keeps some for itself, and libkrun rounds up.
+    assert!(memory.is_some_and(|kib| (350..=400).contains(&(kib / 1024))), "{output:?}");
+    assert_eq!(world.traces(), Vec::<String>::new());
 }
 
 async fn exit_codes() {

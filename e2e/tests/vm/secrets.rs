@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use e2e::programs::test_image;
+use e2e::wait::until;
 use e2e::world::World;
 use libtest_mimic::Trial;
 use proto::openshell::v1::*;
@@ -100,8 +101,10 @@ impl Lookout {
         Self { seen, stop, thread: Some(thread) }
     }
 
+    /// Kept also where the same was noted under another name.
     fn note(&self, name: &str, content: impl Into<Vec<u8>>) {
-        self.seen.lock().expect("no panic before").place(name, content.into());
+        let content = [name.as_bytes(), b"\n", &content.into()].concat();
+        self.seen.lock().expect("no panic before").place(name, content);
     }
 
     fn end(mut self) -> Seen {
@@ -184,11 +187,25 @@ async fn full_run() {
     reply("an error", &api.create("open", &test_image(), &[]).await.expect_err("the name is taken"));
     reply("an error", &api.create("other", Path::new("/no/image"), &[]).await.expect_err("no such image"));
 
+    // Again, now that there were several tokens.
+    let inside = api.exec("open", &["/bin/sh", "-c", INSIDE]).await.expect("exec");
+    lookout.note("the guest, later", inside.stdout + &inside.stderr);
     api.stop("open").await.expect("stop");
     reply("Get", &world.phase("open", SandboxPhase::Stopped).await);
+    // What a gateway that was killed while it stopped a sandbox left there is taken away by the next one.
+    world.down();
+    fs::write(world.token_file(&sandbox), "left behind").expect("write a token");
+    world.up().await;
+    api = world.api().await;
+    until("the token of a stopped sandbox to go", Duration::from_secs(10), async || {
+        (!world.token_file(&sandbox).exists()).then_some(())
+    })
+    .await;
     api.start("open").await.expect("start");
     let started = world.ready_in_boot("open", 2).await;
     reply("Get", &started);
+    let inside = api.exec("open", &["/bin/sh", "-c", INSIDE]).await.expect("exec");
+    lookout.note("the guest in its second boot", inside.stdout + &inside.stderr);
     // An error with evidence: the vmm is gone, and the next one has no image.
     fs::remove_file(&image).expect("remove the image");
     e2e::world::kill(world.vmm(&started).child);
@@ -210,7 +227,7 @@ async fn full_run() {
     let tokens = seen.secrets.values().filter(|what| what.starts_with("token")).count();
     assert!(tokens >= 5, "only {tokens} tokens were seen");
     assert!(seen.secrets.values().any(|what| what == "the SSH host key"));
-    for kind in ["Watch", "Get", "List", "the guest"] {
+    for kind in ["Watch", "Get", "List", "the guest", "the guest, later", "the guest in its second boot"] {
         assert!(seen.places.values().any(|place| place == kind), "{kind} was not looked at");
     }
     assert!(seen.places.len() > 40, "only {} places were looked at", seen.places.len());

@@ -114,7 +114,9 @@ fn event(output: Output) -> ExecSandboxEvent {
 }
 
 async fn forward(mut inbound: Streaming<ExecSandboxInput>, input: mpsc::Sender<Input>) {
-    while let Some(Ok(message)) = inbound.next().await {
+    while let Some(message) = inbound.next().await {
+        // A caller that vanished has said nothing about the end of its input.
+        let Ok(message) = message else { return };
         let next = match message.payload {
             Some(InputPayload::Stdin(bytes)) => Input::Stdin(Bytes::from(bytes)),
             Some(InputPayload::Resize(size)) => Input::Resize(size.cols, size.rows),

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::stream;
+use prost::Message as _;
 use proto::annotation::REASON_KEY;
 use proto::openshell::datamodel::v1::{WorkspaceSelector, workspace_selector::Selection};
 use proto::openshell::v1::sandbox_stream_event::Payload;
@@ -26,6 +27,8 @@ use crate::session::supervisor::refused;
 const DELETE_WAIT: Duration = Duration::from_secs(5);
 const PAGE_MAX: i32 = 1000;
 const PAGE_DEFAULT: i32 = 100;
+/// A page ends early beyond this: clients take messages of 4 MiB.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// What `WatchSandbox` answers.
 pub type Events = Pin<Box<dyn Stream<Item = Result<SandboxStreamEvent, Status>> + Send>>;
@@ -49,15 +52,25 @@ impl Api {
             1..=PAGE_MAX => request.page_size,
             _ => return Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_MAX}"))),
         } as usize;
+        if !request.label_selector.is_empty() {
+            return Err(Status::unimplemented("label_selector is not served by this gateway; filter the whole list"));
+        }
         // A page token is the last name of the page before: names are sorted, and removals between pages do no harm.
         let mut rest = self.registry.all();
         rest.retain(|handle| handle.name.as_str() > request.page_token.as_str());
-        let next_page_token = if rest.len() > size { rest[size - 1].name.clone() } else { String::new() };
-        rest.truncate(size);
-        Ok(ListSandboxesResponse {
-            sandboxes: rest.iter().map(|handle| self.sandbox(handle)).collect(),
-            next_page_token,
-        })
+        let mut page = ListSandboxesResponse::default();
+        let mut bytes = 0;
+        for handle in &rest {
+            let sandbox = self.sandbox(handle);
+            bytes += sandbox.encoded_len();
+            if page.sandboxes.len() == size || (bytes > PAGE_BYTES && !page.sandboxes.is_empty()) {
+                let last = page.sandboxes.last().and_then(|sandbox| sandbox.metadata.as_ref());
+                page.next_page_token = last.map(|metadata| metadata.name.clone()).unwrap_or_default();
+                break;
+            }
+            page.sandboxes.push(sandbox);
+        }
+        Ok(page)
     }
 
     pub(super) async fn start(&self, request: &StartSandboxRequest) -> Result<SandboxResponse, Status> {

@@ -25,7 +25,8 @@ use super::stream::{self, Ended};
 use super::view;
 use super::watch::{Wait, Waited};
 
-/// How long the gateway may take to accept a sandbox; the boot comes after.
+/// How long the gateway may take at least to accept a sandbox. The first one of a machine's boot may have to wait for
+/// the trial boot that tells whether KVM works.
 const ACCEPT: Duration = Duration::from_secs(30);
 /// Names that are tried where none was given.
 const NAMES: u32 = 5;
@@ -142,7 +143,8 @@ impl Create {
             request.name = self.name.clone().unwrap_or_else(|| name::of_bits(rand::random()));
             request.request_id = Uuid::new_v4().to_string();
             let act = format!("create sandbox `{}`", request.name);
-            let answer = tokio::time::timeout(ACCEPT, client.create_sandbox(request.clone())).await;
+            let accept = self.timeout.max(ACCEPT);
+            let answer = tokio::time::timeout(accept, client.create_sandbox(request.clone())).await;
             let status = match answer {
                 Ok(Ok(answer)) => match answer.into_inner().sandbox {
                     Some(sandbox) => return Ok(sandbox),
@@ -151,7 +153,7 @@ impl Create {
                 Ok(Err(status)) => status,
                 Err(_) => {
                     let cause =
-                        format!("no answer within {ACCEPT:?}; `openshell sandbox list` tells whether it exists");
+                        format!("no answer within {accept:?}; `openshell sandbox list` tells whether it exists");
                     return Err(CommandError::new(ExitCode::Timeout, format!("failed to {act}: {cause}")));
                 }
             };

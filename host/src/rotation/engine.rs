@@ -138,7 +138,7 @@ impl Engine {
 
     /// Takes the token away and forgets the sandbox; nothing to do for one that is not known.
     pub(super) fn withdraw(&mut self, sandbox_id: Uuid) -> Result<(), RotationError> {
-        let Some(mut entry) = self.entries.remove(&sandbox_id) else { return Ok(()) };
+        let mut entry = self.entries.remove(&sandbox_id).ok_or(RotationError::Unknown { sandbox_id })?;
         self.forget(&sandbox_id);
         let dir = entry.directory.root.clone();
         entry.directory.remove_token().map_err(|cause| RotationError::Directory { sandbox_id, dir, cause })

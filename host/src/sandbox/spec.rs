@@ -1,8 +1,9 @@
 //! What a user may ask for, checked before anything is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prost_types::{Struct, value::Kind};
+use proto::budget::{BOOT_SPEC_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, VARIABLE_NAME_MAX, VARIABLE_VALUE_MAX};
 use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
 use serde::{Deserialize, Serialize};
 
@@ -47,11 +48,12 @@ pub struct Bounds {
 }
 
 const NAME_MAX: usize = 19;
-const ENVIRONMENT_MAX: usize = 128;
-const KEY_MAX: usize = 256;
-const VALUE_MAX: usize = 8 * 1024;
+const LABELS_MAX: usize = 64;
+const LABELS_BYTES_MAX: usize = 64 * 1024;
 const MAIN_ARGS_MAX: usize = 256;
 const MAIN_BYTES_MAX: usize = 256 * 1024;
+/// What else a boot spec holds: ids, addresses and a key.
+const BOOT_SPEC_REST: usize = 64 * 1024;
 
 /// Checks a create request.
 ///
@@ -67,6 +69,16 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, St
     variables.extend(spec.environment.clone());
     environment(&variables, &[])?;
     command(&spec.command)?;
+    few("labels", &request.labels)?;
+    few("annotations", &request.annotations)?;
+    // JSON may need more bytes than the text has.
+    let in_boot_spec = serde_json::to_vec(&(&variables, &spec.command)).map_or(usize::MAX, |json| json.len());
+    if in_boot_spec > BOOT_SPEC_MAX - BOOT_SPEC_REST {
+        return Err(format!(
+            "environment and command: {in_boot_spec} bytes as JSON; at most {} fit into a boot spec",
+            BOOT_SPEC_MAX - BOOT_SPEC_REST
+        ));
+    }
     Ok(Spec {
         image: image(&template.image, bounds)?,
         vcpus: vcpus(template, bounds)?,
@@ -98,6 +110,14 @@ pub fn name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn few(what: &str, map: &HashMap<String, String>) -> Result<(), String> {
+    let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if map.len() > LABELS_MAX || bytes > LABELS_BYTES_MAX {
+        return Err(format!("{what}: at most {LABELS_MAX} with {LABELS_BYTES_MAX} bytes in all"));
+    }
+    Ok(())
+}
+
 /// Environment limits; `exempt` names reserved keys that are allowed here.
 ///
 /// # Errors
@@ -106,12 +126,16 @@ pub fn environment(variables: &BTreeMap<String, String>, exempt: &[&str]) -> Res
     if variables.len() > ENVIRONMENT_MAX {
         return Err(format!("environment: {} variables; at most {ENVIRONMENT_MAX} are allowed", variables.len()));
     }
+    let bytes: usize = variables.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > ENVIRONMENT_BYTES_MAX {
+        return Err(format!("environment: {bytes} bytes in all; at most {ENVIRONMENT_BYTES_MAX} are allowed"));
+    }
     for (key, value) in variables {
         let bad = |rule: &str| Err(format!("environment variable `{}`: {rule}", key.escape_debug()));
-        if key.is_empty() || key.len() > KEY_MAX || key.contains('=') {
+        if key.is_empty() || key.len() > VARIABLE_NAME_MAX || key.contains('=') {
             return bad("names have 1 to 256 bytes and no =");
         }
-        if value.len() > VALUE_MAX {
+        if value.len() > VARIABLE_VALUE_MAX {
             return bad("values have at most 8 KiB");
         }
         if key.chars().any(char::is_control) || value.contains('\0') {
@@ -246,7 +270,7 @@ mod tests {
         assert!(environment(&one("OPENSHELL_X", "b"), &[]).is_err());
         assert!(environment(&one("OPENSHELL_PYFUNC_B64", "b"), &["OPENSHELL_PYFUNC_B64"]).is_ok());
         assert!(environment(&one("A=B", "b"), &[]).is_err());
-        assert!(environment(&one("A", &"x".repeat(VALUE_MAX + 1)), &[]).is_err());
+        assert!(environment(&one("A", &"x".repeat(VARIABLE_VALUE_MAX + 1)), &[]).is_err());
         let many = (0..=ENVIRONMENT_MAX).map(|i| (format!("K{i}"), String::new())).collect();
         assert!(environment(&many, &[]).is_err());
     }

@@ -182,7 +182,7 @@ struct Owner {
     publisher: watch::Sender<Arc<View>>,
     session_since_ms: u64,
     gone: Option<Task<'static, Option<ExitRecord>>>,
-    deadline: Option<(Timer, u64, Instant)>,
+    deadline: Option<(Timer, Instant)>,
     up_since: Option<Instant>,
     removed: bool,
 }
@@ -222,7 +222,7 @@ impl Owner {
                 Next::Command(None) => return,
                 Next::Gone(exit) => self.compute_gone(exit).await,
                 Next::TimeUp => {
-                    let timer = self.deadline.take().map(|(timer, _, _)| timer);
+                    let timer = self.deadline.take().map(|(timer, _)| timer);
                     if timer == Some(Timer::Disconnected) && self.token_is_over() {
                         tracing::error!(sandbox = %self.record.id, "no session, and no token can be published: a restart would not help");
                         continue;
@@ -234,7 +234,7 @@ impl Owner {
     }
 
     async fn next(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Next {
-        let deadline = self.deadline.map(|(_, _, at)| at);
+        let deadline = self.deadline.map(|(_, at)| at);
         let gone = self.gone.as_mut();
         tokio::select! {
             command = inbox.recv() => Next::Command(command),
@@ -529,10 +529,9 @@ impl Owner {
     fn arm(&mut self) {
         let machine = &self.record.machine;
         match (timer(machine), self.deadline) {
-            (Some(wanted), Some((running, boot, _))) if wanted == running && boot == machine.boot => {}
-            (Some(wanted), _) => {
-                self.deadline = Some((wanted, machine.boot, Instant::now() + self.deps.times.of(wanted)));
-            }
+            // The deadline of a start is for all of its boots.
+            (Some(wanted), Some((running, _))) if wanted == running => {}
+            (Some(wanted), _) => self.deadline = Some((wanted, Instant::now() + self.deps.times.of(wanted))),
             (None, _) => self.deadline = None,
         }
     }

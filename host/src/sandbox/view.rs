@@ -52,8 +52,8 @@ pub fn boot_spec(
     let main = (!record.spec.command.is_empty()).then(|| proto::boot::MainProcess {
         argv: record.spec.command.clone(),
         tty: record.spec.tty,
-        // Somebody waits for the first start; a restart has nobody to wait for.
-        await_attachment: record.spec.await_attachment && record.machine.boot == 1,
+        // Somebody waits for the first start, however many boots it takes; a restart has nobody to wait for.
+        await_attachment: record.spec.await_attachment && record.machine.phase == Phase::Provisioning,
     });
     BootSpec {
         sandbox_id: record.id,

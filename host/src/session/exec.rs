@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::exec::ExecCommand;
+use proto::exec::{ENCODED_MAX, ExecCommand};
 use proto::layout::{ATTACH_SUBSYSTEM, SSH_USER};
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::{ExecSandboxRequest, SshRelayTarget};
@@ -34,6 +34,13 @@ pub struct Exec {
     pub terminal: Option<(u32, u32)>,
     /// Through a login shell.
     pub login: bool,
+}
+
+impl Exec {
+    fn command(&self) -> ExecCommand {
+        let workdir = (!self.workdir.is_empty()).then(|| self.workdir.clone());
+        ExecCommand { argv: self.argv.clone(), workdir, login: self.login }
+    }
 }
 
 /// What a caller sends after the start.
@@ -101,6 +108,9 @@ pub async fn start(
     host_key: PublicKey,
     exec: &Exec,
 ) -> Result<Running, Status> {
+    if exec.command().encode().len() > ENCODED_MAX {
+        return Err(Status::invalid_argument(format!("command: at most {ENCODED_MAX} bytes, encoded as JSON")));
+    }
     let session = supervisors.sessions.of(handle.id).ok_or_else(|| no_session(handle))?;
     let unavailable = |what: &str, why: String| Status::unavailable(format!("sandbox {}: {what}: {why}", handle.name));
     let relay = supervisors
@@ -151,9 +161,7 @@ async fn request(channel: &Channel<Msg>, exec: &Exec) -> Result<(), russh::Error
     if exec.argv.is_empty() {
         return channel.request_subsystem(true, ATTACH_SUBSYSTEM).await;
     }
-    let workdir = (!exec.workdir.is_empty()).then(|| exec.workdir.clone());
-    let command = ExecCommand { argv: exec.argv.clone(), workdir, login: exec.login };
-    channel.exec(true, command.encode()).await
+    channel.exec(true, exec.command().encode()).await
 }
 
 /// Waits for the answer to the one request that wanted one.

@@ -1,7 +1,7 @@
 //! One session, from hello to its end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use proto::budget;
 use proto::openshell::v1::gateway_message::Payload;
@@ -17,6 +17,7 @@ use super::refusals::Refusals;
 use super::relay::Relays;
 use super::sessions::{Session, Sessions};
 use crate::sandbox::decide::Event;
+use crate::sandbox::phase::Phase;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
 
@@ -175,15 +176,22 @@ impl AgentVersion {
     }
 }
 
-/// Why an exec cannot begin: told to users as `Unavailable`.
+/// Why an exec cannot begin: `Unavailable` where waiting helps, else `FailedPrecondition`.
 pub fn no_session(handle: &Handle) -> Status {
     let view = handle.view();
-    Status::unavailable(format!(
-        "sandbox {} has no session (phase {}, since {} ms after the epoch); it reconnects by itself",
-        handle.name,
-        view.phase().name(),
-        view.session_since_ms
-    ))
+    let (name, phase) = (&handle.name, view.phase());
+    let since = UNIX_EPOCH + Duration::from_millis(view.session_since_ms);
+    let since = humantime::format_rfc3339_seconds(since);
+    match phase {
+        Phase::Ready | Phase::Provisioning | Phase::Starting => Status::unavailable(format!(
+            "sandbox {name} has no session since {since} (phase {}); it connects by itself",
+            phase.name()
+        )),
+        _ => Status::failed_precondition(format!(
+            "sandbox {name} is in phase {} and has no session; start it first",
+            phase.name()
+        )),
+    }
 }
 
 /// Turns a refusal of a sandbox's task into a status for the user.

@@ -115,7 +115,8 @@ async fn an_exec_without_session_or_relay_says_what_is_missing() {
     let request = ExecSandboxRequest { sandbox: "mine".into(), command: vec!["true".into()], ..Default::default() };
     let status = user.exec_sandbox(request.clone()).await.expect_err("no session");
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().starts_with("sandbox mine has no session (phase Provisioning"), "{status:?}");
+    assert!(status.message().starts_with("sandbox mine has no session since 20"), "{status:?}");
+    assert!(status.message().contains("(phase Provisioning); it connects by itself"), "{status:?}");
 
     let agent = Agent::of(&stage, &mine).await;
     let _talk = agent.session(1).await;

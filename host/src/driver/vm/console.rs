@@ -2,6 +2,9 @@
 
 use std::{fs, path::Path};
 
+/// Characters of a line that are shown.
+const LINE_MAX: usize = 400;
+
 /// What a guest printed is not trusted: its escape sequences never reach somebody's terminal.
 pub(super) fn tail(file: &Path, lines: usize) -> String {
     let bytes = fs::read(file).map(|content| proto::console::unroll(&content)).unwrap_or_default();
@@ -16,7 +19,7 @@ fn last_lines(text: &str, lines: usize) -> String {
 }
 
 fn printable(line: &str) -> String {
-    line.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    line.trim_end().chars().take(LINE_MAX).map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -170,7 +170,7 @@ fn nothing_to_do_without_sandboxes() {
     let id = bench.enroll(1);
     assert!(bench.engine.tick().is_some_and(|idle| idle > Duration::ZERO));
     bench.engine.withdraw(id).unwrap();
-    bench.engine.withdraw(id).unwrap();
+    assert_eq!(bench.engine.withdraw(id), Err(RotationError::Unknown { sandbox_id: id }));
     assert_eq!(bench.engine.tick(), None);
     assert!(!bench.share(id).join("sandbox.jwt").exists());
     assert!(bench.engine.published.read().unwrap().is_empty());
