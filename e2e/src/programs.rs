@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// The checkout.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a package has a parent").into()
+}
+
 /// The directory that `make build` fills: programs, agent, `libkrunfw.so.5` and `images/`.
 pub fn directory() -> PathBuf {
     let named = std::env::var_os("OPENSHELL_DIST").map(PathBuf::from);

@@ -89,6 +89,7 @@ impl World {
         let pairs = [
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_string()),
             ("HOME", self.root.display().to_string()),
+            ("OPENSHELL_GATEWAY_LISTEN", "127.0.0.1:0".to_owned()),
             ("XDG_CONFIG_HOME", self.root.join("config").display().to_string()),
             ("OPENSHELL_STATE_DIR", self.state().display().to_string()),
             ("OPENSHELL_RUNTIME_DIR", self.runtime.display().to_string()),
@@ -101,6 +102,17 @@ impl World {
         let pairs = pairs.into_iter().map(|(key, value)| (key.to_string(), value));
         // Where a name is there twice, the later one wins.
         pairs.chain(self.variables.iter().cloned()).collect()
+    }
+
+    /// The endpoint that the gateway has registered for the SDK.
+    ///
+    /// # Panics
+    /// If it has registered none.
+    pub fn registered_endpoint(&self) -> String {
+        let metadata = self.root.join("config/openshell/gateways/local/metadata.json");
+        let text = std::fs::read_to_string(&metadata).expect("a registration");
+        let metadata: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        metadata["gateway_endpoint"].as_str().expect("an endpoint").to_owned()
     }
 
     /// The state directory.

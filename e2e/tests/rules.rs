@@ -25,11 +25,24 @@ const VMM: &str = "vmm";
 
 /// Modules of `host` and what each may name, from the top down: a row names only modules of rows below it.
 /// `gateway` composes everything, and only it and the programs name drivers and stores.
-const MODULES: [(&str, &[&str]); 13] = [
+const MODULES: [(&str, &[&str]); 14] = [
     (
         "gateway",
-        &["command", "config", "api", "driver", "store", "session", "sandbox", "rotation", "identity", "faults"],
+        &[
+            "command",
+            "config",
+            "api",
+            "driver",
+            "store",
+            "session",
+            "sandbox",
+            "rotation",
+            "identity",
+            "registration",
+            "faults",
+        ],
     ),
+    ("registration", &["identity"]),
     ("command", &["config"]),
     ("config", &["quantity", "tmpfs"]),
     ("api", &["session", "sandbox", "rotation", "identity", "faults"]),
@@ -55,8 +68,8 @@ const BANNED_NAMES: [&str; 6] = ["mod", "utils", "util", "common", "helpers", "m
 
 const LINES_MAX: usize = 600;
 
-/// Hosts that a file may name. Everything else that a build needs comes from what the machine is set up with.
-const HOSTS: [&str; 4] = ["github.com", "docs.rs", "www.apache.org", "crates.io"];
+/// Hosts that a file may name: this machine itself, and some that readers go to. Everything else that a build needs comes from what the machine is set up with.
+const HOSTS: [&str; 5] = ["127.0.0.1", "github.com", "docs.rs", "www.apache.org", "crates.io"];
 /// Reserved for examples, and made-up authorities of in-process connections.
 const HOSTS_OF_NOBODY: [&str; 5] = [".example", "example.com", "example.org", ".invalid", "gateway.openshell"];
 

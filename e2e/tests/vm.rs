@@ -22,6 +22,8 @@ mod lifecycle;
 mod outages;
 #[path = "vm/relay.rs"]
 mod relay;
+#[path = "vm/sdk.rs"]
+mod sdk;
 #[path = "vm/secrets.rs"]
 mod secrets;
 #[path = "vm/tokens.rs"]
@@ -48,6 +50,7 @@ fn main() {
         identity::trials(),
         outages::trials(),
         secrets::trials(),
+        sdk::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     let (passed, failed, skipped) = (conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored);

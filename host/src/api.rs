@@ -7,6 +7,7 @@ pub mod exec;
 pub mod guard;
 pub mod lifecycle;
 pub mod listeners;
+pub mod loopback;
 pub mod reply;
 pub mod serve;
 pub mod services;

@@ -4,9 +4,9 @@
 //! means. Sources are arguments ([`Environment`], [`GatewayFlags`]), so that the whole is a function; all
 //! mistakes are reported at once, each with the place where it was made.
 //!
-//! `gateway.toml` is read and never written, and nothing else below `$XDG_CONFIG_HOME/openshell` is touched: other
-//! products keep files of the same layout there.
+//! `gateway.toml` is read and never written: other products keep files of the same layout there.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +46,31 @@ pub struct GatewayConfig {
     pub agent_bin: PathBuf,
     /// A filter of `tracing`, known to parse.
     pub log: String,
+    /// Under which the SDK finds this gateway.
+    pub name: String,
+    /// Where users with an SDK connect.
+    pub listen: Listen,
+    /// Where gateways are registered for the SDK; nothing without a home.
+    pub registry_dir: Option<PathBuf>,
+}
+
+/// The TCP listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// None.
+    Off,
+    /// On the usual address, unless another process has it.
+    Usual {
+        /// Clear text, for this user's processes.
+        clear: bool,
+    },
+    /// On this address, or no start.
+    At {
+        /// Which.
+        address: SocketAddr,
+        /// Clear text, for this user's processes.
+        clear: bool,
+    },
 }
 
 impl GatewayConfig {

@@ -3,6 +3,7 @@
 //! | step | input | output | module |
 //! |---|---|---|---|
 //! | keys | `<state>/jwt` | a [`keys::Signer`] and a closed [`ring::Ring`] of verification keys | [`keys`], [`ring`] |
+//! | certificates | `<state>/tls` | what the TLS listener and its users need | [`tls`] |
 //! | mint | signer, gateway, sandbox, generation, clock | a token and its [`claims::Claims`] | [`mod@mint`] |
 //! | parse | what a caller sent | header, claims and signature in their one canonical spelling | [`compact`] |
 //! | verify | parsed token, ring, clock | claims, or a [`refusal::Refusal`] | [`verify`] |
@@ -23,5 +24,7 @@ pub mod mint;
 pub mod principal;
 pub mod refusal;
 pub mod ring;
+pub mod secret_dir;
+pub mod tls;
 pub mod verified;
 pub mod verify;

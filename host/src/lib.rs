@@ -13,6 +13,7 @@ pub mod faults;
 pub mod gateway;
 pub mod identity;
 pub mod quantity;
+pub mod registration;
 pub mod rotation;
 pub mod sandbox;
 pub mod session;

@@ -105,6 +105,7 @@ impl<S> Guarded<S> {
                 self.authority.refusals.note(sandbox_id, format!("{path}: {reason}"), Instant::now());
             }
             Transport::LocalUser { uid } => tracing::warn!(uid, path, reason, "audit: refused"),
+            Transport::Certificate => tracing::warn!(path, reason, "audit: refused a user with a certificate"),
         }
     }
 }
@@ -127,7 +128,7 @@ where
             Ok(principal) => {
                 request.extensions_mut().insert(principal);
                 let answer = self.inner.call(request);
-                if matches!(self.transport, Transport::LocalUser { .. }) {
+                if !matches!(self.transport, Transport::Vm { .. }) {
                     return Box::pin(answer);
                 }
                 // A guest that announces a message and does not send it holds memory here.

@@ -6,6 +6,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use proto::budget;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tonic::service::Routes;
 
@@ -21,7 +22,10 @@ const VM_STREAMS: u32 = 80;
 const HEADERS_MAX: u32 = 32 * 1024;
 
 /// Serves a user's connection until it is closed.
-pub async fn user(stream: UnixStream, routes: Routes, authority: Arc<Authority>, transport: Transport) {
+pub async fn user<S>(stream: S, routes: Routes, authority: Arc<Authority>, transport: Transport)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = Guarded::new(routes, authority, transport, None);
     let mut builder = builder();
     builder

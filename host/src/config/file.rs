@@ -84,7 +84,10 @@ impl Reading<'_> {
                     }
                     None => {
                         let found = value.type_str();
-                        self.complain(key.span(), format!("`{path}` is {found}; write a string or a whole number"));
+                        self.complain(
+                            key.span(),
+                            format!("`{path}` is {found}; write a string, a whole number or a boolean"),
+                        );
                     }
                 },
                 (DeValue::Table(_), None) => self.unknown(key.span(), unknown("table", &path)),
@@ -98,6 +101,7 @@ fn text_of(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string()),
+        DeValue::Boolean(yes) => Some(yes.to_string()),
         _ => None,
     }
 }

@@ -53,7 +53,14 @@ impl Args for GatewayFlags {
                 Fallback::Text(text) | Fallback::Computed(text) => text.replace('`', ""),
             };
             let help = format!("{} [env: {}] [default: {fallback}]", row.meaning.replace('`', ""), row.variable);
-            command.arg(Arg::new(row.flag).long(row.flag).value_name("VALUE").help(help))
+            let arg = Arg::new(row.flag).long(row.flag).value_name("VALUE").help(help);
+            // What can be on or off is switched on by its flag alone.
+            let switch = matches!(row.fallback, Fallback::Text("true" | "false"));
+            command.arg(if switch {
+                arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+            } else {
+                arg
+            })
         });
         command
             .arg(Arg::new(CONFIG).long(CONFIG).value_name("FILE").value_parser(value_parser!(PathBuf)).help(

@@ -14,6 +14,9 @@ pub enum Key {
     ProvisioningDeadline,
     AgentBin,
     Log,
+    Name,
+    Listen,
+    DisableTls,
     VmmBin,
     Libkrunfw,
     ImageDir,
@@ -77,7 +80,7 @@ const fn row(
 
 /// All keys.
 #[rustfmt::skip]
-pub const KEYS: [Row; 16] = [
+pub const KEYS: [Row; 19] = [
     row(Key::StateDir, "openshell.gateway.state_dir", "OPENSHELL_STATE_DIR", "state-dir",
         Fallback::Computed("`$XDG_STATE_HOME/openshell/gateway`"),
         "Store, signing keys, lock and log of the gateway; made with mode 0700."),
@@ -97,6 +100,15 @@ pub const KEYS: [Row; 16] = [
     row(Key::Log, "openshell.gateway.log", "OPENSHELL_GATEWAY_LOG", "log",
         Fallback::Text("info"),
         "What the gateway logs: a filter like `info` or `warn,host::rotation=debug`."),
+    row(Key::Name, "openshell.gateway.name", "OPENSHELL_GATEWAY_NAME", "name",
+        Fallback::Text("local"),
+        "The name under which the SDK finds this gateway, in `$XDG_CONFIG_HOME/openshell/gateways`."),
+    row(Key::Listen, "openshell.gateway.listen", "OPENSHELL_GATEWAY_LISTEN", "listen",
+        Fallback::Computed("`127.0.0.1:17670` if nobody listens there, else `off`"),
+        "Where users with an SDK connect: an address and a port, or `off`."),
+    row(Key::DisableTls, "openshell.gateway.disable_tls", "OPENSHELL_GATEWAY_DISABLE_TLS", "disable-tls",
+        Fallback::Text("false"),
+        "Speak clear text there; only on a loopback address, and only with processes of the gateway's user."),
     row(Key::VmmBin, "openshell.drivers.vm.vmm_bin", "OPENSHELL_VM_VMM_BIN", "vmm-bin",
         Fallback::Computed("`openshell-vmm` beside the program"),
         "The program that runs one microVM."),

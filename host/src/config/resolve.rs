@@ -1,5 +1,6 @@
 //! From what was given to a configuration, or to all of its mistakes.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::keys::{Fallback, Given, Key, Value};
 use super::problem::{ConfigError, Origin, Problem};
 use proto::vmm::{MEMORY_MIB, VCPUS};
 
-use super::{Config, Environment, GatewayConfig, VmConfig, directories};
+use super::{Config, Environment, GatewayConfig, Listen, VmConfig, directories};
 use crate::quantity;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +49,9 @@ impl Resolving<'_> {
             self.text(Key::ProvisioningDeadline, |text| duration(text, SECOND..=PROVISIONING_MAX));
         let agent_bin = self.directory(Key::AgentBin, |env| Ok(env.executable_dir.join("openshell-agent")));
         let log = self.text(Key::Log, log_filter);
+        let name = self.text(Key::Name, gateway_name);
+        let listen = self.listen();
+        let registry_dir = self.environment.base_dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("openshell"));
         Some(GatewayConfig {
             state_dir: state_dir?,
             runtime_dir: runtime_dir?,
@@ -55,6 +59,9 @@ impl Resolving<'_> {
             provisioning_deadline: provisioning_deadline?,
             agent_bin: agent_bin?,
             log: log?,
+            name: name?,
+            listen: listen?,
+            registry_dir,
         })
     }
 
@@ -87,6 +94,17 @@ impl Resolving<'_> {
             max_memory_mib: max_memory_mib?,
             probe_deadline: probe_deadline?,
             jail_uid_base: jail_uid_base?,
+        })
+    }
+
+    fn listen(&mut self) -> Option<Listen> {
+        let clear = self.text(Key::DisableTls, boolean)?;
+        if !self.given.contains_key(&Key::Listen) {
+            return Some(Listen::Usual { clear });
+        }
+        self.text(Key::Listen, |text| match text {
+            "off" => Ok(Listen::Off),
+            text => listen_address(text, clear),
         })
     }
 
@@ -190,6 +208,29 @@ fn at_most<T: PartialOrd + std::fmt::Display>(text: &str, value: T, most: Option
         Some(most) if value > most => Err(format!("`{text}` is more than {}, which is {most}", key.row().path)),
         _ => Ok(value),
     }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("`{}` is neither `true` nor `false`", text.escape_debug()))
+}
+
+/// A name that is one component of a path.
+fn gateway_name(text: &str) -> Result<String, String> {
+    let fits = (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && !text.starts_with('.');
+    let bad = || format!("`{}` is no name: 1 to 63 letters, digits, `-`, `_` and `.`", text.escape_debug());
+    fits.then(|| text.to_owned()).ok_or_else(bad)
+}
+
+fn listen_address(text: &str, clear: bool) -> Result<Listen, String> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        format!("`{}` is neither `off` nor an address with a port like 127.0.0.1:17670", text.escape_debug())
+    })?;
+    if clear && !address.ip().is_loopback() {
+        return Err(format!("`{text}` is not a loopback address, and {} is set", Key::DisableTls.row().path));
+    }
+    Ok(Listen::At { address, clear })
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

@@ -15,7 +15,7 @@ use super::{claims::Claims, refusal::Refusal, verify::Verifier};
 pub enum Principal {
     /// Somebody on this machine who may do everything that users may.
     User {
-        /// By the socket's peer credentials.
+        /// By the socket's peer credentials; the gateway's own for a certificate, which only that user can read.
         uid: u32,
     },
     /// A sandbox, by transport and token.
@@ -37,6 +37,8 @@ pub enum Transport {
         /// By peer credentials.
         uid: u32,
     },
+    /// The TLS listener, which lets in nobody without a certificate of this gateway.
+    Certificate,
     /// The unix socket that one VM's vsock port leads to.
     Vm {
         /// Whose.
@@ -57,9 +59,10 @@ pub fn authenticate(
     floor: &dyn Fn(Uuid) -> Option<u64>,
 ) -> Result<Principal, Refusal> {
     match (transport, bearer) {
-        (Transport::LocalUser { .. }, Some(_)) => Err(Refusal::BearerFromUser),
+        (Transport::LocalUser { .. } | Transport::Certificate, Some(_)) => Err(Refusal::BearerFromUser),
         (Transport::LocalUser { uid }, None) if uid == owner || uid == 0 => Ok(Principal::User { uid }),
         (Transport::LocalUser { uid }, None) => Err(Refusal::OtherUser { uid }),
+        (Transport::Certificate, None) => Ok(Principal::User { uid: owner }),
         (Transport::Vm { .. }, None) => Ok(Principal::Anonymous),
         (Transport::Vm { sandbox_id }, Some(token)) => {
             let claims = verifier.verify(token, now)?;

@@ -152,7 +152,10 @@ impl Stage {
         let (stop, stopped) = oneshot::channel::<()>();
         let socket = dir.path().join("gateway.sock");
         tokio::spawn(async move {
-            let served = serve_user(&socket, serving, async { drop(stopped.await) }).await;
+            let served = tokio::select! {
+                served = serve_user(&socket, serving) => served,
+                _ = stopped => Ok(()),
+            };
             served.expect("serve the user");
         });
         let stage = Self { driver, store, registry, rotation, sessions, relays, keys, dir, _stop: stop };

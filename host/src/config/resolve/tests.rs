@@ -120,7 +120,7 @@ version = 3
     let said = said(load(&[(Key::JailUidBase, "0")], &variables, file));
     let starts = [
         "/etc/g.toml:3: unknown key `openshell.gateway.tokn_ttl`; did you mean `openshell.gateway.token_ttl`?",
-        "/etc/g.toml:6: `openshell.drivers.vm.default_cpus` is array; write a string or a whole number",
+        "/etc/g.toml:6: `openshell.drivers.vm.default_cpus` is array; write a string, a whole number or a boolean",
         "/etc/g.toml:8: unknown key `openshell.drivers.vm.state_dir`; did you mean `openshell.gateway.state_dir`?",
         "/etc/g.toml:9: unknown table `other`",
         "/etc/g.toml:2: `never`: a token is renewed all the time",

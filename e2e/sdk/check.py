@@ -1,0 +1,95 @@
+"""The published SDK, unchanged, against a gateway: check.py IMAGE [ENDPOINT]
+
+Without an endpoint the gateway is found as a user's program finds it, by its registration, and spoken to with mTLS;
+with one, in clear text. Prints a line for each thing that works and ends with `sdk: all of it works`.
+"""
+
+import sys
+
+import grpc
+from openshell import SandboxClient
+from openshell._proto import openshell_pb2 as pb
+
+WORKSPACE = "default"
+
+
+def ok(what):
+    print(f"ok  {what}", flush=True)
+
+
+def expect(condition, what):
+    if not condition:
+        sys.exit(f"sdk: not so: {what}")
+    ok(what)
+
+
+def refused(code, act, what):
+    try:
+        act()
+    except grpc.RpcError as error:
+        expect(error.code() == code, f"{what}: {code.name}: {error.details()}")
+        return
+    sys.exit(f"sdk: not refused: {what}")
+
+
+def lives(client, image):
+    spec = pb.SandboxSpec(template=pb.SandboxTemplate(image=image), environment={"GREETING": "hello"})
+    made = client.create(workspace=WORKSPACE, spec=spec, name="sdk", labels={"made-by": "check"})
+    expect(made.id and made.name == "sdk" and made.workspace == WORKSPACE, "create answers with id, name and workspace")
+    ready = client.wait_ready("sdk", workspace=WORKSPACE, timeout_seconds=120)
+    expect(ready.id == made.id and ready.labels["made-by"] == "check", "wait_ready")
+    expect(ready.host_key_fingerprint.startswith("SHA256:"), "the fingerprint of its host key")
+
+    result = client.exec("sdk", ["/bin/sh", "-c", "echo $GREETING; echo no >&2; exit 3"], workspace=WORKSPACE)
+    expect((result.exit_code, result.stdout, result.stderr) == (3, "hello\n", "no\n"), "exec: code, output, errors")
+    result = client.exec("sdk", ["/bin/cat"], workspace=WORKSPACE, stdin=b"from outside")
+    expect(result.stdout == "from outside", "exec: standard input")
+    result = client.exec("sdk", ["/bin/pwd"], workspace=WORKSPACE, workdir="/tmp")
+    expect(result.stdout == "/tmp\n", "exec: working directory")
+    chunks = list(client.exec_stream("sdk", ["/bin/sh", "-c", "echo 1; echo 2"], workspace=WORKSPACE))
+    expect(chunks[-1].exit_code == 0 and len(chunks) >= 2, "exec_stream: chunks, then a result")
+    result = client.exec("sdk", ["/bin/sleep", "60"], workspace=WORKSPACE, timeout_seconds=1)
+    expect(result.exit_code == 124, "exec: a time limit is exit code 124")
+
+    expect([box.name for box in client.list_all(workspace=WORKSPACE)] == ["sdk"], "list")
+    refused(grpc.StatusCode.ALREADY_EXISTS, lambda: client.create(workspace=WORKSPACE, spec=spec, name="sdk"), "a name taken")
+    client.stop("sdk", workspace=WORKSPACE)
+    client.wait_stopped("sdk", workspace=WORKSPACE, timeout_seconds=60)
+    ok("stop, wait_stopped")
+    refused(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        lambda: client.exec("sdk", ["/bin/true"], workspace=WORKSPACE),
+        "exec in a stopped sandbox",
+    )
+    client.start("sdk", workspace=WORKSPACE)
+    client.wait_ready("sdk", workspace=WORKSPACE, timeout_seconds=120)
+    ok("start, wait_ready")
+    gone = client.delete("sdk", workspace=WORKSPACE)
+    expect(gone.sandbox_id == made.id, "delete")
+    client.wait_deleted("sdk", workspace=WORKSPACE)
+    again = client.delete("sdk", workspace=WORKSPACE, allow_missing=True)
+    expect(again.outcome.name == "ALREADY_ABSENT", "delete again, where nothing may be there")
+
+
+def pages(client, image):
+    spec = pb.SandboxSpec(template=pb.SandboxTemplate(image="/no/such/image"))
+    refused(grpc.StatusCode.NOT_FOUND, lambda: client.create(workspace=WORKSPACE, spec=spec, name="none"), "an unknown image")
+    refused(grpc.StatusCode.NOT_FOUND, lambda: client.get("none", workspace=WORKSPACE), "an unknown sandbox")
+    refused(grpc.StatusCode.NOT_FOUND, lambda: client.get("none", workspace="other"), "an unknown workspace")
+    bad = pb.SandboxSpec(template=pb.SandboxTemplate(image=image), environment={"OPENSHELL_X": "1"})
+    refused(grpc.StatusCode.INVALID_ARGUMENT, lambda: client.create(workspace=WORKSPACE, spec=bad, name="bad"), "a reserved variable")
+    expect(client.list_all(workspace=WORKSPACE) == [], "nothing was made")
+
+
+def main():
+    image, endpoint = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+    client = SandboxClient(endpoint) if endpoint else SandboxClient.from_active_cluster()
+    with client:
+        expect(client.health().status == pb.SERVICE_STATUS_HEALTHY, "health")
+        pages(client, image)
+        if not endpoint:
+            lives(client, image)
+    print("sdk: all of it works")
+
+
+main()
