@@ -1,7 +1,7 @@
 //! All sandboxes of a gateway, by id and by name.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use proto::openshell::v1::CreateSandboxRequest;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::decide::Machine;
 use super::driver::{Compute, DriverError};
 use super::record::{Record, StoreError};
-use super::spec::{Bounds, check};
+use super::spec::{Bounds, Spec, check};
 use super::task::{Beginning, Deps, Ending, Handle, spawn};
 use super::view::wall_ms;
 
@@ -40,12 +40,14 @@ pub struct Registry {
     deps: Arc<Deps>,
     bounds: Bounds,
     sandboxes: Map,
+    /// Held from the record to the handle, so that whoever finds the name taken finds the sandbox as well.
+    creating: Arc<Mutex<()>>,
 }
 
 impl Registry {
     /// Empty; [`Registry::adopt`] fills it from the store.
     pub fn new(deps: Arc<Deps>, bounds: Bounds) -> Self {
-        Self { deps, bounds, sandboxes: Map::default() }
+        Self { deps, bounds, sandboxes: Map::default(), creating: Arc::default() }
     }
 
     /// Takes over every sandbox of the store, and clears what belongs to none.
@@ -101,6 +103,9 @@ impl Registry {
     /// [`CreateError`]; nothing is left behind.
     pub async fn create(&self, request: &CreateSandboxRequest) -> Result<Handle, CreateError> {
         let spec = check(request, &self.bounds).map_err(CreateError::Invalid)?;
+        if let Some(handle) = self.repeated(&request.name, &spec)? {
+            return Ok(handle);
+        }
         if self.named(&request.name).is_some() {
             return Err(CreateError::NameTaken(request.name.clone()));
         }
@@ -122,10 +127,30 @@ impl Registry {
             reason: String::new(),
             phase_since_ms: now,
         };
+        let _turn = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         match self.deps.store.insert(&record) {
             Ok(()) => Ok(self.spawn(record, Beginning::Created)),
-            Err(StoreError::NameTaken) => Err(CreateError::NameTaken(record.name)),
+            // The same request may have come twice at once.
+            Err(StoreError::NameTaken) => {
+                self.repeated(&record.name, &record.spec)?.ok_or(CreateError::NameTaken(record.name))
+            }
             Err(StoreError::Failed(message)) => Err(CreateError::Store(message)),
+        }
+    }
+
+    /// The sandbox that this very request has made already.
+    fn repeated(&self, name: &str, spec: &Spec) -> Result<Option<Handle>, CreateError> {
+        if spec.request_id.is_empty() {
+            return Ok(None);
+        }
+        let made = self.all().into_iter().find(|handle| handle.view().record.spec.request_id == spec.request_id);
+        match made {
+            Some(handle) if handle.name == name && handle.view().record.spec == *spec => Ok(Some(handle)),
+            Some(handle) => Err(CreateError::Invalid(format!(
+                "request_id: it stands for the request that made sandbox {}; another request needs another one",
+                handle.name
+            ))),
+            None => Ok(None),
         }
     }
 

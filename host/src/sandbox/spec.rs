@@ -30,6 +30,9 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     /// The user's own.
     pub annotations: BTreeMap<String, String>,
+    /// By which the same request is known when it comes again; may be empty.
+    #[serde(default)]
+    pub request_id: String,
 }
 
 /// What stands where a request says nothing, and how far it may go.
@@ -48,6 +51,7 @@ pub struct Bounds {
 }
 
 const NAME_MAX: usize = 19;
+const REQUEST_ID_MAX: usize = 128;
 const LABELS_MAX: usize = 64;
 const LABELS_BYTES_MAX: usize = 64 * 1024;
 const MAIN_ARGS_MAX: usize = 256;
@@ -69,6 +73,9 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, St
     variables.extend(spec.environment.clone());
     environment(&variables, &[])?;
     command(&spec.command)?;
+    if request.request_id.len() > REQUEST_ID_MAX {
+        return Err(format!("request_id: at most {REQUEST_ID_MAX} bytes"));
+    }
     few("labels", &request.labels)?;
     few("annotations", &request.annotations)?;
     // JSON may need more bytes than the text has.
@@ -89,6 +96,7 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, St
         environment: variables,
         labels: request.labels.clone().into_iter().collect(),
         annotations: request.annotations.clone().into_iter().collect(),
+        request_id: request.request_id.clone(),
     })
 }
 

@@ -248,6 +248,7 @@ mod tests {
                 environment: [("A".to_string(), "b".to_string())].into(),
                 labels: Default::default(),
                 annotations: Default::default(),
+                request_id: String::new(),
             },
             created_ms: 1,
             version: 1,

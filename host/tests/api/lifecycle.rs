@@ -52,6 +52,27 @@ fn with_spec(change: impl FnOnce(&mut SandboxSpec)) -> CreateSandboxRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_is_repeated_makes_one_sandbox() {
+    let stage = Stage::up().await;
+    let user = stage.user().await;
+    let create = async |name: &str, request_id: &str| {
+        let request = CreateSandboxRequest { request_id: request_id.into(), ..request(name) };
+        let made = user.clone().create_sandbox(request).await?.into_inner().sandbox.expect("a sandbox");
+        Ok::<_, Status>(made.metadata.expect("metadata").id)
+    };
+    let first = create("dev", "one").await.expect("create");
+    assert_eq!(create("dev", "one").await.expect("the same again"), first);
+    assert_eq!(create("dev", "two").await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(create("dev", "").await.unwrap_err().code(), Code::AlreadyExists);
+    let other = create("other", "one").await.unwrap_err();
+    assert_eq!(other.code(), Code::InvalidArgument, "{other:?}");
+    assert_eq!(create("long", &"x".repeat(129)).await.unwrap_err().code(), Code::InvalidArgument);
+    let (one, two) = tokio::join!(create("twice", "three"), create("twice", "three"));
+    assert_eq!(one.expect("one of two at once"), two.expect("the other one"));
+    assert_eq!(stage.registry.all().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn creates_that_are_refused_leave_nothing() {
     let stage = Stage::up().await;
     let mut user = stage.user().await;
