@@ -28,6 +28,8 @@ mod sdk;
 mod secrets;
 #[path = "vm/tokens.rs"]
 mod tokens;
+#[path = "vm/unprivileged.rs"]
+mod unprivileged;
 #[path = "vm/uptime.rs"]
 mod uptime;
 
@@ -51,6 +53,7 @@ fn main() {
         outages::trials(),
         secrets::trials(),
         sdk::trials(),
+        unprivileged::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     let (passed, failed, skipped) = (conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored);
