@@ -71,7 +71,7 @@ def lives(client, image):
     expect(again.outcome.name == "ALREADY_ABSENT", "delete again, where nothing may be there")
 
 
-def pages(client, image):
+def refusals(client, image):
     spec = pb.SandboxSpec(template=pb.SandboxTemplate(image="/no/such/image"))
     refused(grpc.StatusCode.NOT_FOUND, lambda: client.create(workspace=WORKSPACE, spec=spec, name="none"), "an unknown image")
     refused(grpc.StatusCode.NOT_FOUND, lambda: client.get("none", workspace=WORKSPACE), "an unknown sandbox")
@@ -86,7 +86,7 @@ def main():
     client = SandboxClient(endpoint) if endpoint else SandboxClient.from_active_cluster()
     with client:
         expect(client.health().status == pb.SERVICE_STATUS_HEALTHY, "health")
-        pages(client, image)
+        refusals(client, image)
         if not endpoint:
             lives(client, image)
     print("sdk: all of it works")

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod gateway;
+pub mod processes;
 pub mod programs;
 pub mod wait;
 pub mod world;

@@ -10,6 +10,7 @@ use proto::openshell::v1::{Sandbox, SandboxPhase};
 
 use crate::api::Api;
 use crate::gateway::Gateway;
+use crate::processes::{kill, running, threads};
 use crate::programs::{program, test_image};
 use crate::wait::{PATIENCE, until};
 
@@ -241,15 +242,11 @@ impl World {
     pub fn gateway_processes(&self) -> Vec<u32> {
         let gateway = program("openshell-gateway").canonicalize().expect("canonical path");
         let variable = format!("OPENSHELL_RUNTIME_DIR={}", self.runtime.display());
-        let processes = std::fs::read_dir("/proc").expect("read /proc").flatten();
-        processes
-            .filter_map(|entry| {
-                let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-                (std::fs::read_link(entry.path().join("exe")).ok()? == gateway).then_some(())?;
-                let environment = std::fs::read(entry.path().join("environ")).ok()?;
-                environment.split(|byte| *byte == 0).any(|one| one == variable.as_bytes()).then_some(pid)
-            })
-            .collect()
+        let ours = |pid: &u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
+        };
+        running(&gateway).into_iter().map(|(pid, _)| pid).filter(ours).collect()
     }
 
     /// The end of the gateway's log and of every console: what one wants to see of a test that failed.
@@ -292,15 +289,7 @@ impl World {
     /// Keepers and jailed children of this world, by what they hold: their own spec is not on their command line.
     pub fn vmm_processes(&self) -> Vec<(u32, String)> {
         let vmm = program("openshell-vmm").canonicalize().expect("canonical path");
-        let processes = std::fs::read_dir("/proc").expect("read /proc").flatten();
-        processes
-            .filter_map(|entry| {
-                let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-                (std::fs::read_link(entry.path().join("exe")).ok()? == vmm).then_some(())?;
-                let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-                Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
-            })
-            .collect()
+        running(&vmm)
     }
 }
 
@@ -321,25 +310,5 @@ impl Drop for World {
         }
         drop(std::fs::remove_dir_all(&self.runtime));
         drop(std::fs::remove_dir_all(&self.root));
-    }
-}
-
-/// Where each thread of a process stands in the kernel: a line for its name and state, then its stack.
-fn threads(pid: u32) -> String {
-    let mut text = String::new();
-    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        let status = read("status");
-        let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
-        text += &format!("{}: {state}\n", read("comm").trim_end());
-        text.extend(read("stack").lines().take(6).map(|line| format!("  {line}\n")));
-    }
-    text
-}
-
-/// Kills a process if it is still there.
-pub fn kill(pid: u32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }

@@ -25,7 +25,7 @@ const VMM: &str = "vmm";
 
 /// Modules of `host` and what each may name, from the top down: a row names only modules of rows below it.
 /// `gateway` composes everything, and only it and the programs name drivers and stores.
-const MODULES: [(&str, &[&str]); 14] = [
+const MODULES: [(&str, &[&str]); 15] = [
     (
         "gateway",
         &[
@@ -42,7 +42,7 @@ const MODULES: [(&str, &[&str]); 14] = [
             "faults",
         ],
     ),
-    ("registration", &["identity"]),
+    ("registration", &["identity", "atomic_file"]),
     ("command", &["config"]),
     ("config", &["quantity", "tmpfs"]),
     ("api", &["session", "sandbox", "rotation", "identity", "faults"]),
@@ -55,6 +55,7 @@ const MODULES: [(&str, &[&str]); 14] = [
     ("faults", &[]),
     ("quantity", &[]),
     ("tmpfs", &[]),
+    ("atomic_file", &[]),
 ];
 
 /// The only files with unsafe code, and the files whose one attribute lets them.

@@ -6,22 +6,18 @@
 //! notices.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use proto::budget;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio_rustls::TlsAcceptor;
-use uuid::Uuid;
 
 use crate::api::guard::Authority;
-use crate::api::listeners::{Serving, TcpUsers, VmListeners, serve_tcp, serve_user};
+use crate::api::listeners::{Serving, VmListeners, serve_user};
 use crate::api::services::Api;
+use crate::config::Config;
 use crate::config::directories::{DirectoryError, prepare_runtime_dir, prepare_state_dir};
-use crate::config::{Config, GatewayConfig, Listen};
 use crate::driver::vm::{VmDriver, VmDriverConfig};
 use crate::faults;
 use crate::identity::claims::authority;
@@ -29,7 +25,6 @@ use crate::identity::host_key::HostKeys;
 use crate::identity::keys::{KeyError, Keys};
 use crate::identity::tls::Certificates;
 use crate::identity::verify::Verifier;
-use crate::registration::{Registration, register};
 use crate::rotation::clock::{Clock, SystemClock};
 use crate::rotation::error::RotationError;
 use crate::rotation::event::RotationEvent;
@@ -49,13 +44,13 @@ use crate::session::supervisor::Supervisors;
 use crate::store::lock::{DirectoryLock, LockError};
 use crate::store::sqlite::{OpenError, SqliteStore};
 
+mod claim;
+mod tcp;
+
 /// The largest message of a user: an exec with all that it may carry.
 const USER_MESSAGE: usize = 40 * 1024 * 1024;
 /// The largest message of a sandbox: a relay's chunk with its envelope, and what an agent of another maker may put in one.
 const VM_MESSAGE: usize = 128 * 1024;
-
-/// Where the SDK looks for a gateway.
-const USUAL_ADDRESS: &str = "127.0.0.1:17670";
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +110,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     let keys = Keys::load_or_create(&state_dir.join("jwt"))?;
     let certificates = Certificates::load_or_create(&state_dir.join("tls"))?;
     let host_keys = Arc::new(HostKeys::load_or_create(state_dir).map_err(StartError::HostKeys)?);
-    claim(&config.gateway.runtime_dir, store.gateway_id())?;
-    let tcp = listen(&config.gateway).await?;
+    claim::claim(&config.gateway.runtime_dir, store.gateway_id())?;
+    let tcp = tcp::bind(&config.gateway).await?;
     let gateway = compose(config, uid, &store, &keys, host_keys)?;
     tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), issuer = authority(&store.gateway_id()),
         ttl = ?config.gateway.token_ttl, agent = %config.gateway.agent_bin.display(), state = %state_dir.display(),
@@ -127,7 +122,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     let socket = config.gateway.socket();
     let served = tokio::select! {
         served = serve_user(&socket, gateway.serving.clone()) => served.map_err(StartError::Socket),
-        () = serve_by_tcp(tcp, &config.gateway, &certificates, gateway.serving) => Ok(()),
+        () = tcp::serve(tcp, &config.gateway, &certificates, gateway.serving) => Ok(()),
         () = stop => Ok(()),
         // Tokens would grow old in silence: the next gateway does better.
         () = following => Err(RotationError::Stopped.into()),
@@ -140,78 +135,6 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
         tracing::warn!(%error, "the store's log stays for the next start");
     }
     served
-}
-
-/// A bound TCP listener, and whether it speaks clear text.
-async fn listen(config: &GatewayConfig) -> Result<Option<(TcpListener, bool)>, StartError> {
-    match config.listen {
-        Listen::Off => Ok(None),
-        Listen::At { address, clear } => match TcpListener::bind(address).await {
-            Ok(listener) => Ok(Some((listener, clear))),
-            Err(cause) => Err(StartError::Socket(format!(
-                "failed to listen on {address}: {cause}; choose another address with openshell.gateway.listen, or `off`"
-            ))),
-        },
-        Listen::Usual { clear } => match TcpListener::bind(USUAL_ADDRESS).await {
-            Ok(listener) => Ok(Some((listener, clear))),
-            // Another user's gateway, mostly. The command line does not need it.
-            Err(error) => {
-                tracing::warn!(%error, "no TCP listener on {USUAL_ADDRESS}, so the SDK will not find this gateway; \
-                    choose an address with openshell.gateway.listen");
-                Ok(None)
-            }
-        },
-    }
-}
-
-/// For ever, also where there is no listener.
-async fn serve_by_tcp(
-    listener: Option<(TcpListener, bool)>,
-    config: &GatewayConfig,
-    certificates: &Certificates,
-    serving: Serving,
-) {
-    let address = listener.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
-    let (Some((listener, clear)), Some(address)) = (listener, address) else { return std::future::pending().await };
-    if clear {
-        tracing::warn!(%address, "TLS IS DISABLED: users with an SDK speak CLEAR TEXT here; only this user's processes get in");
-    } else {
-        tracing::info!(%address, "listening for users with a certificate");
-    }
-    if let Some(registry) = &config.registry_dir {
-        let client = (!clear).then_some(&certificates.client);
-        let registration = Registration { registry, name: &config.name, state_dir: &config.state_dir, address, client };
-        if let Err(error) = register(&registration) {
-            tracing::warn!(error, "the SDK will not find this gateway by its name");
-        }
-    }
-    let users = match clear {
-        true => TcpUsers::Loopback,
-        false => TcpUsers::Certificate(TlsAcceptor::from(certificates.server.clone())),
-    };
-    serve_tcp(listener, users, serving).await;
-}
-
-/// Marks the runtime directory as this gateway's: what another one's sandboxes left there is not ours to clear.
-fn claim(runtime_dir: &Path, gateway_id: Uuid) -> Result<(), StartError> {
-    let path = runtime_dir.join("gateway-id");
-    let failed = |cause| StartError::Claim { path: path.display().to_string(), cause };
-    let found = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(error)),
-    };
-    // A crash may have left it empty.
-    let found = found.filter(|found| !found.is_empty());
-    if found.as_ref().is_some_and(|found| *found == gateway_id.to_string()) {
-        return Ok(());
-    }
-    let vms = std::fs::read_dir(runtime_dir.join("vm")).is_ok_and(|mut entries| entries.next().is_some());
-    if found.is_some() && vms {
-        return Err(StartError::OtherRuntime(runtime_dir.display().to_string()));
-    }
-    let fresh = runtime_dir.join("gateway-id.new");
-    std::fs::write(&fresh, gateway_id.to_string()).and_then(|()| std::fs::rename(&fresh, &path)).map_err(failed)
 }
 
 struct Composed {

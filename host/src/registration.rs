@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
 use crate::identity::tls::ClientIdentity;
 
 const METADATA: &str = "metadata.json";
@@ -66,7 +67,8 @@ pub fn register(registration: &Registration<'_>) -> Result<(), String> {
     match identity {
         Some(files) => {
             for (file, content) in files {
-                replace(&mtls.join(file), content).map_err(|cause| failed(&mtls.join(file), cause))?;
+                atomic_file::replace(&mtls.join(file), content.as_bytes())
+                    .map_err(|cause| failed(&mtls.join(file), cause))?;
             }
         }
         // Of a time when it spoke TLS.
@@ -81,7 +83,7 @@ pub fn register(registration: &Registration<'_>) -> Result<(), String> {
     };
     let json = serde_json::to_string_pretty(&metadata).unwrap_or_default();
     let path = dir.join(METADATA);
-    replace(&path, &json).map_err(|cause| failed(&path, cause))?;
+    atomic_file::replace(&path, json.as_bytes()).map_err(|cause| failed(&path, cause))?;
     let active = registry.join(ACTIVE);
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&active) {
         Ok(mut file) => file.write_all(name.as_bytes()).map_err(|cause| failed(&active, cause)),
@@ -104,14 +106,6 @@ fn ours(dir: &Path, state_dir: &Path) -> Result<bool, String> {
         }
         Err(cause) => Err(format!("failed to read {}: {cause}", dir.join(METADATA).display())),
     }
-}
-
-/// A reader sees the old content or the new one.
-fn replace(path: &Path, content: &str) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(content.as_bytes())?;
-    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

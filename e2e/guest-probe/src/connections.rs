@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use proto::layout::CONTROL_PORT;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use vsock::{VMADDR_CID_HOST, VsockStream};
 
 /// Twice the usual limit of open files, at which libkrun ends.
 const ATTEMPTS: usize = 2048;
-/// As `proto::layout::CONTROL_PORT`.
-const PORT: u32 = 5100;
 /// For how long libkrun keeps a connection that was closed.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -20,7 +19,7 @@ pub(crate) fn attempt() {
     let mut kept = Vec::new();
     let mut refused = 0;
     for _ in 0..ATTEMPTS {
-        match VsockStream::connect_with_cid_port(VMADDR_CID_HOST, PORT) {
+        match VsockStream::connect_with_cid_port(VMADDR_CID_HOST, CONTROL_PORT) {
             Ok(stream) => kept.push(stream),
             Err(_) => refused += 1,
         }
@@ -28,7 +27,7 @@ pub(crate) fn attempt() {
     println!("connections: {} made, {refused} refused", kept.len());
     drop(kept);
     std::thread::park_timeout(LINGER + Duration::from_secs(1));
-    match VsockStream::connect_with_cid_port(VMADDR_CID_HOST, PORT) {
+    match VsockStream::connect_with_cid_port(VMADDR_CID_HOST, CONTROL_PORT) {
         Ok(_) => println!("connections: one more made"),
         Err(error) => println!("connections: one more failed: {error}"),
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use e2e::world::{World, kill};
+use e2e::processes::kill;
+use e2e::world::World;
 use libtest_mimic::Trial;
 use proto::openshell::v1::SandboxPhase;
 

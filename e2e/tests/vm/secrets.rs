@@ -208,7 +208,7 @@ async fn full_run() {
     lookout.note("the guest in its second boot", inside.stdout + &inside.stderr);
     // An error with evidence: the vmm is gone, and the next one has no image.
     fs::remove_file(&image).expect("remove the image");
-    e2e::world::kill(world.vmm(&started).child);
+    e2e::processes::kill(world.vmm(&started).child);
     reply("Get", &world.phase("open", SandboxPhase::Error).await);
     let got = world.openshell(&["vm", "get", "open", "-o", "json"]).await;
     lookout.note("vm get", [got.stdout, got.stderr].concat());

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+use e2e::processes::{kill, running};
 use e2e::programs::{directory, test_image};
-use e2e::world::{World, kill};
+use e2e::world::World;
 use libtest_mimic::Trial;
 
 use crate::{TTL, trial};
@@ -37,8 +38,8 @@ async fn not_root() {
     });
     let output = command.kill_on_drop(true).output().await.expect("run the command line");
     let log = fs::read_to_string(world.state().join("gateway.log")).unwrap_or_default();
-    let left = processes(&programs, "openshell-vmm");
-    for (pid, _) in processes(&programs, "openshell-gateway") {
+    let left = running(&programs.join("openshell-vmm"));
+    for (pid, _) in running(&programs.join("openshell-gateway")) {
         kill(pid);
     }
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -63,25 +64,14 @@ fn copies(home: &Path) -> PathBuf {
     to
 }
 
-/// Processes that run the copy of a program, with their command lines.
-fn processes(programs: &Path, name: &str) -> Vec<(u32, String)> {
-    let all = fs::read_dir("/proc").expect("read /proc").flatten();
-    all.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        (fs::read_link(entry.path().join("exe")).ok()? == programs.join(name)).then_some(())?;
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
-    })
-    .collect()
-}
-
 /// Uids, uid map and effective capabilities of the jailed child that runs a sandbox, once there is one.
 fn jail_of(programs: &Path) -> Option<(Vec<String>, String, String)> {
     for _ in 0..600 {
         std::thread::park_timeout(std::time::Duration::from_millis(100));
         // The trial boot's child is gone before the sandbox's comes.
         let sandbox = |line: &str| line.split(" jail ").nth(1).is_some_and(|id| id.trim().len() == 36);
-        let Some((pid, _)) = processes(programs, "openshell-vmm").into_iter().find(|(_, line)| sandbox(line)) else {
+        let Some((pid, _)) = running(&programs.join("openshell-vmm")).into_iter().find(|(_, line)| sandbox(line))
+        else {
             continue;
         };
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };

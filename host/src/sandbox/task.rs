@@ -1,37 +1,30 @@
 //! The task that owns one sandbox: takes events one at a time, lets [`decide`] say what they mean, does it,
 //! and publishes what became of it. Ends when the sandbox is removed.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::layout::SHARE_DIR;
-use proto::vmm::{Ended, ExitRecord, FailureKind};
+use proto::vmm::ExitRecord;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::decide::{Action, Event, Machine, Refusal, Timer, decide, timer};
-use super::driver::{ComputeDriver, DriverReason, Task};
-use super::launch::{LaunchError, launch};
+use super::driver::{ComputeDriver, Task};
 use super::link::Link;
 use super::phase::Phase;
 use super::record::{Record, Store};
-use super::view::{View, instance_id, wall_ms};
+use super::view::{View, wall_ms};
 use crate::identity::host_key::HostKeys;
 use crate::rotation::clock::Clock;
-use crate::rotation::error::RotationError;
-use crate::rotation::publish::IdentityDirectory;
 use crate::rotation::rotor::Rotation;
 
-/// A boot that ends sooner than this after its hello counts as a crash.
-const EARLY: Duration = Duration::from_secs(30);
-/// How much of the console goes into the evidence of a failure.
-const CONSOLE_LINES: usize = 12;
+mod actions;
+mod evidence;
+mod resume;
+
 /// When a removal, or a word to the store, that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
-/// After as many failures to listen for a running sandbox it is restarted.
-const LISTEN_TRIES: u32 = 10;
 
 /// What every sandbox task works with.
 pub struct Deps {
@@ -243,61 +236,6 @@ impl Owner {
         }
     }
 
-    /// A new gateway finds a sandbox as an earlier one left it: compares with what is, and goes on from there.
-    async fn resume(&mut self) {
-        let (id, phase) = (self.record.id, self.record.machine.phase);
-        let running = self.deps.driver.is_running(id);
-        if !phase.has_compute() {
-            if running {
-                self.carry_out(vec![Action::Kill]).await;
-            }
-            // The earlier gateway may have ended before it did this.
-            self.withdraw().await;
-            return;
-        }
-        if running {
-            self.watch_compute();
-            self.adopt().await;
-            return;
-        }
-        let exit = self.deps.driver.wait_gone(id).await;
-        let of_this_boot = exit.as_ref().is_some_and(|exit| exit.instance_id == self.record.instance_id);
-        if phase.is_booting() && !of_this_boot {
-            // The earlier gateway ended between its decision and the compute: that is no failed boot.
-            self.carry_out(vec![Action::Launch]).await;
-        } else {
-            self.compute_gone(exit).await;
-        }
-    }
-
-    /// Takes over running compute: a fresh token first, then the listener, so that a session finds one behind it.
-    async fn adopt(&mut self) {
-        let id = self.record.id;
-        let places = match self.deps.driver.prepare(id) {
-            Ok(places) => places,
-            Err(error) => return self.lost(error.to_string()).await,
-        };
-        match self.deps.rotation.adopt(id, places.directory, places.owner).await {
-            Ok(_) | Err(RotationError::AlreadyEnrolled { .. }) => {}
-            Err(error @ RotationError::Directory { .. }) => return self.lost(error.to_string()).await,
-            // Its attempts go on; the token that is there stays.
-            Err(error) => tracing::error!(sandbox = %id, %error, "failed to publish a token of a running sandbox"),
-        }
-        for _ in 0..LISTEN_TRIES {
-            let Err(error) = self.deps.link.open(id, &places.socket) else { return };
-            tracing::error!(sandbox = %id, error, "failed to listen for a running sandbox; trying again");
-            tokio::time::sleep(AGAIN).await;
-        }
-        self.lost(format!("no listener at {}", places.socket.display())).await;
-    }
-
-    /// What the guest holds on to is gone: only a restart brings it back.
-    async fn lost(&mut self, why: String) {
-        tracing::error!(sandbox = %self.record.id, why, "failed to adopt a running sandbox");
-        self.record.note = why;
-        self.happened(Event::DirectoryLost).await;
-    }
-
     fn token_is_over(&self) -> bool {
         let now = self.deps.clock.now().unix();
         self.deps.rotation.published(self.record.id).is_none_or(|token| token.exp <= now)
@@ -379,152 +317,6 @@ impl Owner {
         Ok(())
     }
 
-    async fn carry_out(&mut self, actions: Vec<Action>) {
-        let mut todo: VecDeque<Action> = actions.into();
-        while let Some(action) = todo.pop_front() {
-            match action {
-                Action::Launch => {
-                    if let Err(error) = self.launch().await {
-                        self.record.note = error.message;
-                        self.record.reason = error.reason;
-                        match self.apply(Event::LaunchFailed).await {
-                            Ok(more) => todo.extend(more),
-                            Err(refused) => tracing::error!(sandbox = %self.record.id, ?refused, "launch failed"),
-                        }
-                    }
-                }
-                Action::OrderStop => {
-                    self.publish();
-                    self.deps.link.nudge(self.record.id);
-                }
-                Action::Kill => self.kill().await,
-                Action::Withdraw => self.withdraw().await,
-                Action::Remove => self.remove().await,
-            }
-        }
-    }
-
-    async fn launch(&mut self) -> Result<(), LaunchError> {
-        self.up_since = None;
-        self.gone = None;
-        let mut record = self.record.clone();
-        record.instance_id = instance_id(record.machine.boot, Uuid::new_v4());
-        // Durable before the compute exists: a gateway that dies here finds a compute that it knows.
-        self.save(record)?;
-        self.publish();
-        let mut record = self.record.clone();
-        let launched = launch(&self.deps, &mut record).await;
-        let saved = self.save(record);
-        launched?;
-        saved?;
-        self.watch_compute();
-        Ok(())
-    }
-
-    fn watch_compute(&mut self) {
-        self.gone = Some(self.deps.driver.wait_gone(self.record.id));
-    }
-
-    async fn compute_gone(&mut self, exit: Option<ExitRecord>) {
-        self.gone = None;
-        let early = self.up_since.take().is_some_and(|at| at.elapsed() < EARLY);
-        let exit = exit.filter(|exit| exit.instance_id == self.record.instance_id);
-        let how = describe(exit.as_ref());
-        tracing::info!(sandbox = %self.record.id, early, how, "compute is gone");
-        // Expected where it was told to end; and the evidence of an `Error` is about what came before.
-        if self.record.machine.phase.is_booting() || self.record.machine.phase == Phase::Ready {
-            self.record.note = how;
-            self.record.reason = exit.as_ref().map(failure_reason).unwrap_or_default();
-        }
-        if !self.happened(Event::Gone { early }).await {
-            // It is still gone: that is told again once the store may be back.
-            let gone = self.deps.driver.wait_gone(self.record.id);
-            self.gone = Some(Box::pin(async {
-                tokio::time::sleep(AGAIN).await;
-                gone.await
-            }));
-        }
-    }
-
-    async fn kill(&mut self) {
-        let id = self.record.id;
-        if let Err(error) = self.deps.driver.kill(id).await {
-            tracing::error!(sandbox = %id, %error, "failed to end the compute");
-            self.record.note = error.to_string();
-        }
-        if self.gone.is_none() && self.record.machine.phase.has_compute() {
-            self.watch_compute();
-        }
-    }
-
-    async fn withdraw(&mut self) {
-        let id = self.record.id;
-        self.deps.link.close(id);
-        match self.deps.rotation.withdraw(id).await {
-            Ok(()) => {}
-            Err(RotationError::Unknown { .. }) => self.clear_token(),
-            Err(error) => tracing::error!(sandbox = %id, %error, "failed to withdraw the token"),
-        }
-    }
-
-    /// Rotation does not know the sandbox, but an earlier gateway's may have left a token on disk.
-    fn clear_token(&self) {
-        let id = self.record.id;
-        if !self.deps.driver.found().contains(&id) {
-            return;
-        }
-        let cleared = self.deps.driver.prepare(id).map_err(|error| error.to_string()).and_then(|places| {
-            if !places.directory.join(SHARE_DIR).exists() {
-                return Ok(());
-            }
-            let directory = IdentityDirectory::open(&places.directory, places.owner);
-            directory.and_then(|mut directory| directory.remove_token()).map_err(|error| error.to_string())
-        });
-        if let Err(error) = cleared {
-            tracing::error!(sandbox = %id, error, "failed to remove the token of a sandbox at rest");
-        }
-    }
-
-    async fn remove(&mut self) {
-        let id = self.record.id;
-        if self.deps.driver.is_running(id) {
-            return;
-        }
-        self.withdraw().await;
-        let removed = match self.deps.driver.remove(id).await {
-            Ok(()) => self.deps.store.remove(id).map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match removed {
-            Ok(()) => self.removed = true,
-            // Tried again by the timer of this phase.
-            Err(message) => {
-                tracing::error!(sandbox = %id, error = %message, "failed to remove a sandbox");
-                self.record.note = message;
-            }
-        }
-    }
-
-    /// Why the sandbox is given up, in one text for people.
-    fn evidence(&self, event: Event) -> String {
-        let mut parts = vec![];
-        if event == Event::TimeUp {
-            parts.push(format!("no hello from the agent within {:?}", self.deps.times.boot));
-        }
-        if !self.record.note.is_empty() {
-            parts.push(self.record.note.clone());
-        }
-        let id = self.record.id;
-        parts.extend(self.deps.link.refusals(id).iter().map(|refused| format!("refused: {refused}")));
-        let console = self.deps.driver.console_tail(id, CONSOLE_LINES);
-        if console.is_empty() {
-            parts.push("the console is empty".into());
-        } else {
-            parts.push(format!("console:\n{console}"));
-        }
-        parts.join("; ")
-    }
-
     /// Arms the deadline of the state that we are in; keeps the one that runs if it is the same.
     fn arm(&mut self) {
         let machine = &self.record.machine;
@@ -549,36 +341,5 @@ impl Owner {
             }
             changed
         });
-    }
-}
-
-/// What kept the vmm from starting, for programs.
-fn failure_reason(exit: &ExitRecord) -> String {
-    let Ended::Failed(failure) = &exit.ended else { return String::new() };
-    let reason = match failure.kind {
-        FailureKind::Spec => DriverReason::VmmSpec,
-        FailureKind::AlreadyRunning => DriverReason::VmmAlreadyRunning,
-        FailureKind::Libkrunfw => DriverReason::Libkrunfw,
-        FailureKind::Kvm => DriverReason::Kvm,
-        FailureKind::Jail => DriverReason::Jail,
-        FailureKind::Libkrun => DriverReason::Libkrun,
-    };
-    reason.name()
-}
-
-/// How a vmm ended, for people. A record of another boot says nothing about this one.
-fn describe(exit: Option<&ExitRecord>) -> String {
-    let Some(exit) = exit else {
-        return "the vmm ended and left no exit record (keeper killed, or host restarted)".into();
-    };
-    let how = match &exit.ended {
-        Ended::Exited(code) => format!("the vmm exited with code {code}"),
-        Ended::Signalled(signal) => format!("the vmm was killed by signal {signal}"),
-        Ended::Killed => "the vmm was ended by the gateway".into(),
-        Ended::Failed(failure) => format!("the vmm did not start: {}; {}", failure.message, failure.remedy),
-    };
-    match exit.stderr.trim() {
-        "" => how,
-        words => format!("{how}; its last words: {words}"),
     }
 }
