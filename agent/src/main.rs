@@ -3,6 +3,7 @@
 //! ```text
 //! openshell-agent             as PID 1: boots and supervises
 //! openshell-agent launch …    starts one program of the workload (by the agent itself)
+//! openshell-agent debug-rpc   refuses: only the running agent has an identity
 //! openshell-agent --version   version and protocol range
 //! ```
 
@@ -15,6 +16,7 @@ use agent::boot::{Booted, Machine};
 use agent::power::{EXIT_AGENT_FAULT, EXIT_BOOT_FAILED};
 use agent::workload::launch::{Launch, VERB};
 use agent::{console, supervise};
+use proto::debug::{EXIT_REFUSED, NO_IDENTITY};
 use proto::version::{PROTOCOL, VERSION};
 use proto::vmm::{PROBE_EXIT, PROBE_LINE};
 
@@ -33,6 +35,11 @@ fn main() -> ExitCode {
         Some(flag) if flag == "--version" => {
             version();
             ExitCode::SUCCESS
+        }
+        // A program of the workload, root or not: what the agent itself holds is not to be had this way.
+        Some(verb) if verb == "debug-rpc" => {
+            eprintln!("openshell-agent: {NO_IDENTITY}; the gateway's user asks with `openshell sandbox debug-rpc`");
+            ExitCode::from(EXIT_REFUSED as u8)
         }
         // Whatever the kernel passes on.
         _ if std::process::id() == 1 => ExitCode::from(init()),

@@ -20,11 +20,13 @@ use proto::openshell::v1::{RelayOpen, SupervisorMessage};
 use tokio::sync::{mpsc, watch};
 
 use crate::token::holder::{Found, RefreshError, Tokens};
+use crate::workload::secrets::Secrets;
 
 pub mod backoff;
 mod connection;
 mod control;
 mod data;
+pub mod debug;
 pub mod endpoint;
 mod pacing;
 mod relay;
@@ -78,13 +80,15 @@ pub struct Session {
     pub reported: watch::Sender<bool>,
     /// The highest generation that the gateway has accepted.
     pub presented: AtomicU64,
+    /// What came from the gateway for the workload.
+    pub secrets: Arc<Secrets>,
     /// Whether a token could be read last time: a change is worth a line, a repetition is not.
     pub token_fault: std::sync::Mutex<Option<String>>,
 }
 
 impl Session {
     /// Nothing connected yet.
-    pub fn new(spec: Arc<BootSpec>, tokens: Tokens) -> Self {
+    pub fn new(spec: Arc<BootSpec>, tokens: Tokens, secrets: Arc<Secrets>) -> Self {
         Self {
             spec,
             tokens,
@@ -94,6 +98,7 @@ impl Session {
             main_exit: watch::Sender::new(None),
             reported: watch::Sender::new(false),
             presented: AtomicU64::new(0),
+            secrets,
             token_fault: std::sync::Mutex::new(None),
         }
     }

@@ -1,6 +1,7 @@
 //! The SSH server, reached only by relay: it has no listener, and whoever has a relay has been let in by the gateway.
 //!
-//! One connection per relay. Exec, shell, and the main process by subsystem; a terminal where asked.
+//! One connection per relay. Exec, shell, and by subsystem the main process and calls of the agent itself; a terminal
+//! where asked.
 //!
 //! Flow control. Output: a program's pipe is read only as fast as the peer takes it. Input: russh grants its window
 //! on receipt, so input is kept here, and beyond a mark the peer is asked to pause by `xon-xoff` (RFC 4254, 6.8):
@@ -9,13 +10,16 @@
 //! sides that both write and do not read cannot block each other.
 
 mod attach;
+mod debug;
 mod exec;
 mod handler;
 mod stdin;
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use proto::debug::DebugCall;
 use russh::keys::PrivateKey;
 use russh::server::{Config, run_stream};
 use russh::{MethodKind, MethodSet, Preferred, kex};
@@ -49,7 +53,13 @@ pub struct Server {
 pub(crate) struct Services {
     workload: Arc<Workload>,
     main: Option<Arc<MainProcess>>,
+    debug: Option<DebugCalls>,
 }
+
+/// Makes a call with the sandbox's identity: what it answers, or a message and an exit code.
+pub type DebugCalls = Box<dyn Fn(DebugCall) -> DebugAnswer + Send + Sync>;
+/// See [`DebugCalls`].
+pub type DebugAnswer = Pin<Box<dyn Future<Output = Result<String, (String, i32)>> + Send>>;
 
 impl Server {
     /// With this host key, in OpenSSH's format.
@@ -57,6 +67,7 @@ impl Server {
         host_key: &SecretString,
         workload: Arc<Workload>,
         main: Option<Arc<MainProcess>>,
+        debug: Option<DebugCalls>,
     ) -> Result<Self, String> {
         let key = PrivateKey::from_openssh(host_key.expose_secret())
             .map_err(|error| format!("the SSH host key of the boot spec cannot be read: {error}"))?;
@@ -73,7 +84,7 @@ impl Server {
             inactivity_timeout: None,
             ..Config::default()
         };
-        Ok(Self { config: Arc::new(config), services: Arc::new(Services { workload, main }) })
+        Ok(Self { config: Arc::new(config), services: Arc::new(Services { workload, main, debug }) })
     }
 
     /// Serves one connection to its end.

@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::session::endpoint::Endpoint;
-use crate::session::{RelayOrder, Session, Stop, run_control, run_data};
-use crate::ssh::Server;
+use crate::session::{RelayOrder, Session, Stop, debug, run_control, run_data};
+use crate::ssh::{DebugCalls, Server};
 use crate::token::holder::Tokens;
 use crate::workload::Workload;
 use crate::workload::launch::SELF;
@@ -59,8 +59,10 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
     let reaper = Arc::new(Reaper::default());
     let workload = Arc::new(Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone()));
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
-    let ssh = Arc::new(Server::new(&spec.ssh_host_key, workload.clone(), main.clone())?);
-    let session = Arc::new(Session::new(spec.clone(), Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id)));
+    let tokens = Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id);
+    let session = Arc::new(Session::new(spec.clone(), tokens, workload.secrets.clone()));
+    let debug = debug_calls(session.clone(), endpoint.clone());
+    let ssh = Arc::new(Server::new(&spec.ssh_host_key, workload.clone(), main.clone(), Some(debug))?);
 
     let (orders, inbox) = mpsc::channel(ORDERS);
     start_reaper(reaper);
@@ -90,6 +92,15 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
             tokio::join!(end_processes(&workload, grace), timeout(grace + LAST_WORDS, last_words(main, running))).0;
             0
         }
+    })
+}
+
+fn debug_calls(session: Arc<Session>, endpoint: Endpoint) -> DebugCalls {
+    Box::new(move |call| {
+        let (session, endpoint) = (session.clone(), endpoint.clone());
+        Box::pin(
+            async move { debug::call(session, endpoint, call).await.map_err(|error| (error.message, error.exit_code)) },
+        )
     })
 }
 

@@ -9,6 +9,7 @@ pub mod passwd;
 pub mod process;
 pub mod reaper;
 pub mod ring;
+pub mod secrets;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use crate::sys::{image_file, processes};
 use passwd::User;
 use reaper::Reaper;
+use secrets::Secrets;
 
 const PASSWD: &str = "/etc/passwd";
 
@@ -32,6 +34,8 @@ pub struct Workload {
     pub user: User,
     /// From the boot spec.
     pub environment: BTreeMap<String, String>,
+    /// From the gateway.
+    pub secrets: Arc<Secrets>,
     /// The agent's own binary: every program is started through its `launch`.
     pub agent: PathBuf,
     /// What no program may see.
@@ -48,7 +52,8 @@ impl Workload {
             Vec::new()
         });
         let user = User::find(&String::from_utf8_lossy(&passwd), spec.user);
-        Self { user, environment: spec.environment.clone(), agent, identity, reaper }
+        let secrets = Arc::new(Secrets::new(spec.needs_session));
+        Self { user, environment: spec.environment.clone(), secrets, agent, identity, reaper }
     }
 
     /// The ids.

@@ -24,6 +24,7 @@ use proto::openshell::v1::{TcpRelayTarget, relay_frame, relay_open};
 use proto::openshell::vm::v1::StopOrder;
 use proto::relay::data_frame;
 use russh::keys::{Algorithm, PrivateKey};
+use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
@@ -51,12 +52,14 @@ impl Agent {
             ssh_host_key: key.to_openssh(Default::default()).unwrap().to_string().into(),
             user: DEFAULT_USER,
             main: None,
+            needs_session: false,
             environment: Default::default(),
         };
         let workload = Workload::new(&spec, "/none".into(), directory.path().into(), Arc::new(Reaper::default()));
-        let ssh = Arc::new(Server::new(&spec.ssh_host_key, Arc::new(workload), None).unwrap());
+        let secrets = workload.secrets.clone();
+        let ssh = Arc::new(Server::new(&spec.ssh_host_key, Arc::new(workload), None, None).unwrap());
         let endpoint: Endpoint = spec.endpoint.parse().unwrap();
-        let session = Arc::new(Session::new(Arc::new(spec), Tokens::new(directory.path(), SANDBOX)));
+        let session = Arc::new(Session::new(Arc::new(spec), Tokens::new(directory.path(), SANDBOX), secrets));
         let (orders, mut inbox) = mpsc::channel(16);
         tokio::spawn(run_control(session.clone(), endpoint.clone(), orders));
         let data = session.clone();
@@ -141,6 +144,20 @@ async fn an_exit_is_reported_until_it_is_taken_and_a_stop_is_heard() {
     let mut stop = agent.session.stop.subscribe();
     let ordered = stop.wait_for(Option::is_some).await.unwrap().clone().unwrap();
     assert_eq!((ordered.grace, ordered.reason.as_str()), (Duration::from_secs(3), "because"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn secrets_come_by_the_session_and_again_when_they_change() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    agent.publish(1);
+    let _running = gateway.listen(&agent.socket());
+    for revision in [3, 4] {
+        gateway.state().secrets = revision;
+        gateway.until("the agent to hold them", |state| state.held_secrets == revision).await;
+        let held = agent.session.secrets.environment();
+        assert_eq!(held["KEY"].expose_secret(), format!("{SANDBOX} {revision}"));
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

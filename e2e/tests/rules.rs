@@ -25,7 +25,7 @@ const VMM: &str = "vmm";
 
 /// Modules of `host` and what each may name, from the top down: a row names only modules of rows below it.
 /// `gateway` composes everything, and only it and the programs name drivers and stores.
-const MODULES: [(&str, &[&str]); 15] = [
+const MODULES: [(&str, &[&str]); 16] = [
     (
         "gateway",
         &[
@@ -38,6 +38,7 @@ const MODULES: [(&str, &[&str]); 15] = [
             "sandbox",
             "rotation",
             "identity",
+            "secrets",
             "registration",
             "faults",
         ],
@@ -45,13 +46,14 @@ const MODULES: [(&str, &[&str]); 15] = [
     ("registration", &["identity", "atomic_file"]),
     ("command", &["config"]),
     ("config", &["quantity", "tmpfs"]),
-    ("api", &["session", "sandbox", "rotation", "identity", "faults"]),
+    ("api", &["session", "sandbox", "rotation", "identity", "secrets", "faults"]),
     ("driver", &["sandbox", "rotation"]),
     ("store", &["sandbox", "rotation"]),
     ("session", &["sandbox", "rotation", "identity", "faults"]),
     ("sandbox", &["rotation", "identity", "faults", "quantity"]),
     ("rotation", &["identity", "faults", "tmpfs"]),
     ("identity", &["faults"]),
+    ("secrets", &["atomic_file"]),
     ("faults", &[]),
     ("quantity", &[]),
     ("tmpfs", &[]),

@@ -3,11 +3,16 @@
 //! Every request goes through [`guard::Guarded`], which turns transport and bearer into a principal and holds it
 //! against the rule of the RPC. Handlers find the principal in the request's extensions and never look at a bearer.
 
+mod caller;
+mod configuration;
+mod debug;
 pub mod exec;
 pub mod guard;
 pub mod lifecycle;
 pub mod listeners;
 pub mod loopback;
 pub mod reply;
+mod secrets;
 pub mod serve;
 pub mod services;
+mod tokens;

@@ -17,6 +17,7 @@ mod attach;
 mod connect;
 mod console;
 mod create;
+mod debug_rpc;
 mod delete;
 mod exec;
 mod gateway;
@@ -24,6 +25,7 @@ mod get;
 mod list;
 mod name;
 mod progress;
+mod secret;
 mod signals;
 mod start;
 mod starter;
@@ -63,9 +65,12 @@ enum Noun {
     /// Run the gateway, or ask how it is
     #[command(subcommand)]
     Gateway(gateway::GatewayVerb),
-    /// What a sandbox's token claims; never the token
+    /// What a sandbox's token claims, and new ones; never the token
     #[command(subcommand)]
-    Token(TokenVerb),
+    Token(token::TokenVerb),
+    /// Secrets for the workloads of sandboxes
+    #[command(subcommand)]
+    Secret(secret::SecretVerb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,12 +91,8 @@ enum SandboxVerb {
     Start(start::Start),
     /// Delete sandboxes
     Delete(delete::Delete),
-}
-
-#[derive(Debug, Subcommand)]
-enum TokenVerb {
-    /// Show the claims of a sandbox's newest token, and whether it was seen
-    Inspect(token::Inspect),
+    /// Have a sandbox's agent make a call with its own identity, to find a fault
+    DebugRpc(debug_rpc::DebugRpc),
 }
 
 /// A sandbox as an argument.
@@ -141,7 +142,8 @@ async fn run(line: CommandLine, environment: &Environment, console: &mut Console
         Noun::Sandbox(verb) | Noun::Vm(verb) => verb.run(&gateway()?, console).await,
         Noun::Gateway(gateway::GatewayVerb::Run(verb)) => verb.run(environment),
         Noun::Gateway(gateway::GatewayVerb::Status(verb)) => verb.run(&gateway()?, console).await,
-        Noun::Token(TokenVerb::Inspect(verb)) => verb.run(&gateway()?, console).await,
+        Noun::Token(verb) => verb.run(&gateway()?, console).await,
+        Noun::Secret(verb) => verb.run(&gateway()?, console).await,
     }
 }
 
@@ -156,6 +158,7 @@ impl SandboxVerb {
             Self::Stop(verb) => verb.run(gateway, console).await,
             Self::Start(verb) => verb.run(gateway, console).await,
             Self::Delete(verb) => verb.run(gateway, console).await,
+            Self::DebugRpc(verb) => verb.run(gateway, console).await,
         }
     }
 }

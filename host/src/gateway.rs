@@ -37,6 +37,7 @@ use crate::sandbox::record::StoreError;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::spec::Bounds;
 use crate::sandbox::task::{Deps, Times};
+use crate::secrets::{Secrets, SecretsError};
 use crate::session::refusals::Refusals;
 use crate::session::relay::Relays;
 use crate::session::sessions::Sessions;
@@ -73,6 +74,9 @@ pub enum StartError {
     /// The SSH host keys cannot be used.
     #[error("{0}")]
     HostKeys(String),
+    /// The secrets cannot be read.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// The rotation thread did not start.
     #[error(transparent)]
     Rotation(#[from] RotationError),
@@ -112,7 +116,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     let host_keys = Arc::new(HostKeys::load_or_create(state_dir).map_err(StartError::HostKeys)?);
     claim::claim(&config.gateway.runtime_dir, store.gateway_id())?;
     let tcp = tcp::bind(&config.gateway).await?;
-    let gateway = compose(config, uid, &store, &keys, host_keys)?;
+    let secrets = Arc::new(Secrets::open(state_dir)?);
+    let gateway = compose(config, uid, &store, &keys, host_keys, secrets)?;
     tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), issuer = authority(&store.gateway_id()),
         ttl = ?config.gateway.token_ttl, agent = %config.gateway.agent_bin.display(), state = %state_dir.display(),
         "gateway starts");
@@ -151,6 +156,7 @@ fn compose(
     store: &Arc<SqliteStore>,
     keys: &Keys,
     host_keys: Arc<HostKeys>,
+    secrets: Arc<Secrets>,
 ) -> Result<Composed, StartError> {
     let ttl = config.gateway.token_ttl;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -205,6 +211,8 @@ fn compose(
         },
         rotation: rotation.clone(),
         receipts,
+        receipt_deadline: budget::receipt_deadline(ttl),
+        secrets,
         host_keys,
         clock,
         drivers,
@@ -252,6 +260,7 @@ async fn follow(mut events: UnboundedReceiver<RotationEvent>, registry: Registry
                 if !faults::hit(faults::SUPPRESS_NUDGE) {
                     sessions.nudge(token.sandbox_id);
                 }
+                faults::crash(faults::AFTER_NUDGE);
             }
             RotationEvent::Failed { sandbox_id, error, .. } => {
                 tracing::error!(sandbox = %sandbox_id, error, "failed to publish a token; the old one stays, attempts go on");
@@ -259,7 +268,7 @@ async fn follow(mut events: UnboundedReceiver<RotationEvent>, registry: Registry
             RotationEvent::Healed { sandbox_id, what } => {
                 tracing::warn!(sandbox = %sandbox_id, what, "audit: healed an identity directory");
             }
-            RotationEvent::DirectoryLost { sandbox_id, exp } => {
+            RotationEvent::DirectoryLost { sandbox_id, exp, .. } => {
                 tracing::error!(sandbox = %sandbox_id, exp, "IdentityDirectoryLost; restarting the sandbox onto a fresh one");
                 if let Some(handle) = registry.get(sandbox_id) {
                     // On its own: a kill takes its time, and other sandboxes have news. A refusal means that this one

@@ -17,6 +17,7 @@ pub mod quantity;
 pub mod registration;
 pub mod rotation;
 pub mod sandbox;
+pub mod secrets;
 pub mod session;
 pub mod store;
 pub mod tmpfs;

@@ -6,6 +6,7 @@
 //! [`link::Link`].
 
 pub mod decide;
+pub mod document;
 pub mod driver;
 pub mod launch;
 pub mod link;

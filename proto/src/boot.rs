@@ -30,6 +30,9 @@ pub struct BootSpec {
     pub user: WorkloadUser,
     /// What the sandbox runs; without it the agent idles, and the sandbox lives until it is stopped.
     pub main: Option<MainProcess>,
+    /// Secrets are attached, which come by the session: the main process waits for them.
+    #[serde(default)]
+    pub needs_session: bool,
     /// Added to the environment of the main process and of every exec.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,

@@ -63,6 +63,9 @@ pub const STOP_GUEST: Duration = Duration::from_secs(10);
 /// After which the host kills the vmm.
 pub const STOP_HOST: Duration = Duration::from_secs(15);
 
+/// How long a main process waits for its secrets before it is given up.
+pub const SECRETS: Duration = Duration::from_secs(5 * 60);
+
 /// The longest token file that is read, in bytes.
 pub const TOKEN_FILE_MAX: usize = 8 * 1024;
 /// The longest boot spec that is read, in bytes.
@@ -107,6 +110,11 @@ pub const fn rotate_until(ttl: Duration) -> Duration {
 /// The age at which the agent reads again even if no heartbeat told it to: 60 % of the token's life.
 pub const fn reread_at(ttl: Duration) -> Duration {
     Duration::from_millis(ttl.as_millis() as u64 * 60 / 100)
+}
+
+/// How long an agent may take to present a new token before that is worth a condition: three heartbeats.
+pub const fn receipt_deadline(ttl: Duration) -> Duration {
+    Duration::from_millis(3 * heartbeat(ttl).as_millis() as u64)
 }
 
 /// How often every identity directory is compared with what should be in it: min(30 s, TTL / 4).

@@ -2,7 +2,7 @@
 //!
 //! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
 //! their frames that carry bytes ([`relay`]), the documents that are handed over as JSON ([`boot`], [`exec`],
-//! [`vmm`]), the console's file ([`console`]), the
+//! [`vmm`], [`debug`]), the console's file ([`console`]), the
 //! places inside a guest ([`layout`]), the names of annotations ([`annotation`]), the numbers ([`budget`]) and the
 //! versions ([`version`]). Numbers that depend on each other are tied by assertions which fail the build.
 
@@ -12,9 +12,11 @@ pub mod annotation;
 pub mod boot;
 pub mod budget;
 pub mod console;
+pub mod debug;
 pub mod exec;
 pub mod layout;
 pub mod relay;
+mod secretive;
 pub mod version;
 pub mod vmm;
 
@@ -33,7 +35,15 @@ pub mod openshell {
             tonic::include_proto!("openshell.datamodel.v1");
         }
     }
-    /// `openshell.vm.v1`: `Sync`.
+    /// `openshell.sandbox.v1`: what a sandbox is configured with.
+    pub mod sandbox {
+        /// See the parent.
+        #[allow(missing_docs, clippy::all)]
+        pub mod v1 {
+            tonic::include_proto!("openshell.sandbox.v1");
+        }
+    }
+    /// `openshell.vm.v1`: `Sync`, and what users ask for about identity.
     pub mod vm {
         /// See the parent.
         #[allow(missing_docs, clippy::all)]

@@ -1,14 +1,16 @@
 //! The control connection: hello, heartbeats, Sync, the report of the main process's exit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proto::budget;
 use proto::openshell::v1::{
-    GatewayMessage, ReportMainProcessExitRequest, SupervisorHeartbeat, SupervisorHello, SupervisorMessage,
-    gateway_message, supervisor_message,
+    GatewayMessage, GetSandboxProviderEnvironmentRequest, ReportMainProcessExitRequest, SupervisorHeartbeat,
+    SupervisorHello, SupervisorMessage, gateway_message, supervisor_message,
 };
+use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Tick, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +28,7 @@ const OUTBOX: usize = 64;
 /// Between two attempts to report an exit on a session that refuses it.
 const REPORT_PAUSE: Duration = Duration::from_secs(1);
 static LOST: RateLimit = RateLimit::new(Duration::from_secs(10));
+static NO_SECRETS: RateLimit = RateLimit::new(Duration::from_secs(10));
 
 /// A session that ended, and how well it went.
 struct Ended {
@@ -191,8 +194,15 @@ async fn chores(session: Arc<Session>, mut client: Client, woken: &mut mpsc::Rec
         if woken.recv().await.is_none() {
             return "the session is over".to_owned();
         }
-        if let Err(status) = sync(&mut client, &session).await {
-            return format!("the gateway refused Sync: {}", brief(&status));
+        let reply = match sync(&mut client, &session).await {
+            Ok(reply) => reply,
+            Err(status) => return format!("the gateway refused Sync: {}", brief(&status)),
+        };
+        if reply.provider_env_revision != session.secrets.revision()
+            && let Err(why) = fetch_secrets(&session, &mut client).await
+            && let Some(suppressed) = NO_SECRETS.admit(Instant::now())
+        {
+            tracing::warn!(suppressed, "{why}");
         }
         let code = *session.main_exit.borrow();
         if let Some(exit_code) = code
@@ -203,6 +213,21 @@ async fn chores(session: Arc<Session>, mut client: Client, woken: &mut mpsc::Rec
             sleep(REPORT_PAUSE).await;
         }
     }
+}
+
+/// Level-triggered: the next Sync tells again that something else is held than there is.
+async fn fetch_secrets(session: &Session, client: &mut Client) -> Result<(), String> {
+    let request = GetSandboxProviderEnvironmentRequest { sandbox_id: session.spec.sandbox_id.to_string() };
+    let answer = timeout(budget::UNARY, client.openshell.get_sandbox_provider_environment(request)).await;
+    let answer = answer.map_err(|_| format!("no answer to the question for secrets within {:?}", budget::UNARY))?;
+    let reply = answer.map_err(|status| format!("failed to get the secrets: {}", brief(&status)))?.into_inner();
+    let environment: BTreeMap<_, _> =
+        reply.environment.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect();
+    tracing::info!(revision = reply.provider_env_revision, variables = environment.len(), "got the secrets");
+    session.secrets.take(environment, reply.provider_env_revision);
+    // The gateway learns by the next Sync that they have come.
+    session.tick.send_modify(|tick| *tick += 1);
+    Ok(())
 }
 
 async fn report(session: &Session, client: &mut Client, exit_code: i32) -> Result<(), String> {

@@ -18,18 +18,20 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(100);
 const DEFAULT_GRACE: Duration = budget::STOP_GUEST;
 
 /// Syncs, and once more where the gateway has published what is not held yet.
-pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<(), Status> {
-    let published = sync_once(client, session).await?;
-    if published > session.tokens.generation() && session.refresh_token() {
-        sync_once(client, session).await?;
-        session.tick.send_modify(|tick| *tick += 1);
+pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<SyncReply, Status> {
+    let reply = sync_once(client, session).await?;
+    if reply.published_generation <= session.tokens.generation() || !session.refresh_token() {
+        return Ok(reply);
     }
-    Ok(())
+    let reply = sync_once(client, session).await?;
+    session.tick.send_modify(|tick| *tick += 1);
+    Ok(reply)
 }
 
-async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<u64, Status> {
+async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncReply, Status> {
     let (sent, generation) = (Instant::now(), session.tokens.generation());
-    let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(SyncRequest {}))
+    let request = SyncRequest { provider_env_revision: session.secrets.revision() };
+    let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(request))
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))??
         .into_inner();
@@ -43,12 +45,12 @@ async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<u64, S
         );
     }
     step_clock(&reply, round_trip);
-    if let Some(order) = reply.stop {
+    if let Some(order) = &reply.stop {
         let grace = order.grace.and_then(|grace| Duration::try_from(grace).ok()).unwrap_or(DEFAULT_GRACE);
-        let stop = Stop { grace, reason: order.reason };
+        let stop = Stop { grace, reason: order.reason.clone() };
         session.stop.send_if_modified(|known| known.is_none() && known.replace(stop).is_none());
     }
-    Ok(reply.published_generation)
+    Ok(reply)
 }
 
 fn step_clock(reply: &SyncReply, round_trip: Duration) {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::exec::{Peer, exec};
 use super::stdin::{Flow, Source, queue};
-use super::{CHANNELS_MAX, Services, attach};
+use super::{CHANNELS_MAX, DebugAnswer, Services, attach, debug};
 use crate::workload::command::Command;
 use crate::workload::process::{Process, Terminal};
 
@@ -82,6 +82,16 @@ impl Handler {
         slot.running = Some(running);
         session.channel_success(channel)?;
         tokio::spawn(attach::attach(peer, main.clone(), slot.terminal.take()));
+        Ok(())
+    }
+
+    fn debug(&mut self, channel: ChannelId, answer: DebugAnswer, session: &mut Session) -> Result<(), russh::Error> {
+        let Some(slot) = self.channels.get_mut(&channel) else { return session.channel_failure(channel) };
+        let Some(writer) = slot.writer.take() else { return session.channel_failure(channel) };
+        let (peer, running) = link(writer, session);
+        slot.running = Some(running);
+        session.channel_success(channel)?;
+        tokio::spawn(debug::debug(peer, answer));
         Ok(())
     }
 
@@ -173,6 +183,9 @@ impl russh::server::Handler for Handler {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let command = Command::from_exec(data, &self.services.workload.user);
+        // An exec comes with the session, and so do they.
+        let secrets = self.services.workload.secrets.arrived(budget::UNARY).await;
+        let command = secrets.and(command);
         self.run(channel, command, session)
     }
 
@@ -187,7 +200,13 @@ impl russh::server::Handler for Handler {
         name: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if name == ATTACH_SUBSYSTEM { self.attach(channel, session) } else { session.channel_failure(channel) }
+        if name == ATTACH_SUBSYSTEM {
+            return self.attach(channel, session);
+        }
+        match debug::answer(&self.services, name) {
+            Some(answer) => self.debug(channel, answer, session),
+            None => session.channel_failure(channel),
+        }
     }
 
     async fn window_change_request(

@@ -27,6 +27,15 @@ struct Held {
     last_read: Option<Instant>,
 }
 
+/// Header and claims of a token as they stand in it. Without the signature they are good for nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The first segment.
+    pub header: String,
+    /// The second.
+    pub claims: String,
+}
+
 /// What a look into the directory found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
@@ -103,6 +112,14 @@ impl Tokens {
         let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose_secret())).ok()?;
         value.set_sensitive(true);
         Some(value)
+    }
+
+    /// The parts of the token held that may be seen.
+    pub fn shown(&self) -> Option<Shown> {
+        let held = self.held();
+        let (token, _) = held.token.as_ref()?;
+        let mut segments = token.expose_secret().split('.').map(str::to_owned);
+        Some(Shown { header: segments.next()?, claims: segments.next()? })
     }
 
     /// The generation held; 0 where none is.

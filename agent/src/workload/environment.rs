@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use proto::layout::RESERVED_ENVIRONMENT;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::passwd::User;
 
@@ -11,11 +12,12 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// The one reserved name that an exec may set: how a Python function travels.
 const EXEC_EXEMPT: &str = "OPENSHELL_PYFUNC_B64";
 
-/// Login's variables, then the sandbox's, then those of the exec; a later one wins. `terminal` is the terminal's
+/// Login's variables, then the sandbox's, its secrets, and those of the exec; a later one wins. `terminal` is the terminal's
 /// type, where there is one.
 pub fn build(
     user: &User,
     sandbox: &BTreeMap<String, String>,
+    secrets: &BTreeMap<String, SecretString>,
     exec: &[(String, String)],
     terminal: Option<&str>,
 ) -> BTreeMap<String, String> {
@@ -34,9 +36,12 @@ pub fn build(
     }
     let sandbox = sandbox.iter().filter(|(name, _)| !name.starts_with(RESERVED_ENVIRONMENT));
     let exec = exec.iter().filter(|(name, _)| !name.starts_with(RESERVED_ENVIRONMENT) || name == EXEC_EXEMPT);
-    let chosen = sandbox.chain(exec.map(|(name, value)| (name, value)));
+    let secrets = secrets.iter().filter(|(name, _)| !name.starts_with(RESERVED_ENVIRONMENT));
+    let secrets = secrets.map(|(name, value)| (name.as_str(), value.expose_secret()));
+    let sandbox = sandbox.map(|(name, value)| (name.as_str(), value.as_str()));
+    let chosen = sandbox.chain(secrets).chain(exec.map(|(name, value)| (name.as_str(), value.as_str())));
     let sound = chosen.filter(|(name, value)| is_name(name) && !value.contains('\0'));
-    environment.extend(sound.map(|(name, value)| (name.clone(), value.clone())));
+    environment.extend(sound.map(|(name, value)| (name.to_owned(), value.to_owned())));
     environment
 }
 
@@ -66,14 +71,18 @@ mod tests {
             ("B=C", "no"),
             ("", "no"),
         ]);
-        let environment = build(&user, &sandbox.into_iter().collect(), &exec, None);
+        let secrets = BTreeMap::from([("A".to_owned(), SecretString::from("s")), ("S".to_owned(), "t".into())]);
+        let environment = build(&user, &sandbox.into_iter().collect(), &secrets, &exec, None);
         let get = |name: &str| environment.get(name).map(String::as_str);
         assert_eq!(get("A"), Some("2"));
         assert_eq!(get("HOME"), Some("/work"));
         assert_eq!(get("USER"), Some("me"));
         assert_eq!(get("OPENSHELL_PYFUNC_B64"), Some("yes"));
+        assert_eq!(get("S"), Some("t"));
         assert_eq!(get("TERM"), None);
-        assert_eq!(environment.len(), 8, "{environment:?}");
-        assert_eq!(build(&user, &BTreeMap::new(), &[], Some("xterm")).get("TERM").map(String::as_str), Some("xterm"));
+        assert_eq!(environment.len(), 9, "{environment:?}");
+        let none = BTreeMap::new();
+        let on_terminal = build(&user, &none, &BTreeMap::new(), &[], Some("xterm"));
+        assert_eq!(on_terminal.get("TERM").map(String::as_str), Some("xterm"));
     }
 }

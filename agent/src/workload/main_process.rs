@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use proto::boot::MainProcess as Spec;
-use proto::budget::MAIN_OUTPUT_RING;
+use proto::budget::{self, MAIN_OUTPUT_RING};
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
@@ -103,7 +103,8 @@ impl MainProcess {
             let attached = |_: &u64| !self.lock_output().readers.is_empty();
             let _ = self.progress.subscribe().wait_for(attached).await;
         }
-        let code = match self.start() {
+        let secrets = self.workload.secrets.arrived(budget::SECRETS).await;
+        let code = match secrets.and_then(|()| self.start()) {
             Ok(process) => self.carry(process).await,
             Err(message) => {
                 tracing::error!("{message}");

@@ -82,7 +82,9 @@ impl Process {
         }
         .map_err(failed)?;
         let kind = terminal.map(|terminal| terminal.kind.as_str());
-        let environment = super::environment::build(&workload.user, &workload.environment, exec_environment, kind);
+        let secrets = workload.secrets.environment();
+        let environment =
+            super::environment::build(&workload.user, &workload.environment, &secrets, exec_environment, kind);
         let mut launch = launch(workload, command, terminal.is_some(), environment);
         launch.stdin(theirs.stdin).stdout(theirs.stdout).stderr(theirs.stderr);
         let (pid, exit) = workload.reaper.spawn(&mut launch).map_err(failed)?;

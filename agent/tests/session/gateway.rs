@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, GetSandboxConfigResponse};
 use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
 use proto::openshell::v1::*;
 use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
@@ -34,6 +35,9 @@ pub(crate) struct State {
     pub(crate) exit_code: Option<i32>,
     pub(crate) heartbeats: u32,
     pub(crate) relay_results: Vec<RelayOpenResult>,
+    /// Revision of the secrets, and what the agent says to hold.
+    pub(crate) secrets: u64,
+    pub(crate) held_secrets: u64,
     pub(crate) stop: Option<StopOrder>,
     pub(crate) reject: Option<String>,
     pub(crate) refuse_reports: u32,
@@ -193,9 +197,14 @@ impl Vm for Gateway {
     async fn sync(&self, request: Request<SyncRequest>) -> Reply<SyncReply> {
         let Number(connection) = *request.extensions().get::<Number>().unwrap();
         let bearer = header(&request, "authorization");
-        self.note(|state| state.syncs.push((connection, bearer)));
-        let stop = self.state().stop.clone();
-        Ok(Response::new(SyncReply { wall_time: Some(SystemTime::now().into()), published_generation: 0, stop }))
+        let held_secrets = request.get_ref().provider_env_revision;
+        self.note(|state| {
+            state.syncs.push((connection, bearer));
+            state.held_secrets = held_secrets;
+        });
+        let (stop, provider_env_revision) = (self.state().stop.clone(), self.state().secrets);
+        let wall_time = Some(SystemTime::now().into());
+        Ok(Response::new(SyncReply { wall_time, stop, provider_env_revision, ..Default::default() }))
     }
 }
 
@@ -286,7 +295,24 @@ impl OpenShell for Gateway {
         if refused { Err(Status::aborted("again")) } else { Ok(Response::new(ReportMainProcessExitResponse {})) }
     }
 
+    async fn get_sandbox_provider_environment(
+        &self,
+        request: Request<GetSandboxProviderEnvironmentRequest>,
+    ) -> Reply<GetSandboxProviderEnvironmentResponse> {
+        let provider_env_revision = self.state().secrets;
+        let environment = [("KEY".to_owned(), format!("{} {provider_env_revision}", request.get_ref().sandbox_id))];
+        Ok(Response::new(GetSandboxProviderEnvironmentResponse {
+            environment: environment.into(),
+            provider_env_revision,
+        }))
+    }
+
     unserved! {
+        get_current_user(GetCurrentUserRequest) -> GetCurrentUserResponse;
+        refresh_sandbox_token(RefreshSandboxTokenRequest) -> RefreshSandboxTokenResponse;
+        issue_sandbox_token(IssueSandboxTokenRequest) -> IssueSandboxTokenResponse;
+        get_sandbox_config(GetSandboxConfigRequest) -> GetSandboxConfigResponse;
+        update_config(UpdateConfigRequest) -> UpdateConfigResponse;
         health(HealthRequest) -> HealthResponse;
         get_gateway_info(GetGatewayInfoRequest) -> GetGatewayInfoResponse;
         create_sandbox(CreateSandboxRequest) -> SandboxResponse;

@@ -10,6 +10,7 @@ use agent::workload::Workload;
 use agent::workload::main_process::MainProcess;
 use agent::workload::passwd::User;
 use agent::workload::reaper::Reaper;
+use agent::workload::secrets::Secrets;
 use proto::boot::{DEFAULT_USER, MainProcess as MainSpec};
 use proto::layout;
 use russh::client::{self, Handle, Msg};
@@ -65,6 +66,7 @@ impl Fixture {
         let workload = Workload {
             user: User::find("sandbox:x:1000:1000::/:/bin/sh", DEFAULT_USER),
             environment: [("FROM_SPEC", "1"), ("OPENSHELL_X", "2")].map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+            secrets: Arc::new(Secrets::new(false)),
             agent: env!("CARGO_BIN_EXE_openshell-agent").into(),
             identity: identity.clone(),
             reaper,
@@ -86,14 +88,14 @@ impl Fixture {
     }
 
     pub(crate) fn server(&self) -> Server {
-        Server::new(&self.host_key, self.workload.clone(), None).unwrap()
+        Server::new(&self.host_key, self.workload.clone(), None, None).unwrap()
     }
 
     pub(crate) fn with_main(&self, argv: &[&str], tty: bool, await_attachment: bool) -> (Server, Arc<MainProcess>) {
         let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
         let main = MainSpec { argv, tty, await_attachment };
         let main = Arc::new(MainProcess::new(main, self.workload.clone()));
-        (Server::new(&self.host_key, self.workload.clone(), Some(main.clone())).unwrap(), main)
+        (Server::new(&self.host_key, self.workload.clone(), Some(main.clone()), None).unwrap(), main)
     }
 }
 

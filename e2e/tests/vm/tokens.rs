@@ -115,7 +115,7 @@ fn bearing<T>(message: T, token: Option<&str>) -> Request<T> {
 
 async fn sync(socket: &Path, token: Option<&str>) -> Result<(), Status> {
     let mut client = VmClient::new(channel(socket).await.expect("connect"));
-    client.sync(bearing(SyncRequest {}, token)).await.map(drop)
+    client.sync(bearing(SyncRequest::default(), token)).await.map(drop)
 }
 
 /// `act`, after which the gateway's log has one more line with `words`. Such lines are rate-limited.

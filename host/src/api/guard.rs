@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use crate::faults;
 use crate::identity::guard::{Denial, permits, rule};
 use crate::identity::principal::{Principal, Transport, authenticate, bearer};
 use crate::identity::refusal::{PUBLIC_REFUSAL, Refusal};
@@ -68,7 +69,9 @@ impl<S> Guarded<S> {
             self.refused(path, refusal.reason());
             Status::unauthenticated(PUBLIC_REFUSAL)
         })?;
-        self.heard(&principal);
+        if !(path.ends_with("/Sync") && faults::hit(faults::SYNC_UNHEARD)) {
+            self.heard(&principal);
+        }
         permits(rule, &principal).map_err(|denial| {
             self.refused(path, &denial.to_string());
             match denial {
@@ -94,6 +97,7 @@ impl<S> Guarded<S> {
         }
         let receipt = self.authority.receipts.presented(*id, claims.generation, Instant::now());
         if let Some(delay) = receipt {
+            faults::crash(faults::AFTER_RECEIPT);
             tracing::info!(sandbox = %id, generation = claims.generation, jti = %claims.jti,
                 delay_us = delay.as_micros() as u64, "audit: first presentation");
         }
@@ -127,6 +131,7 @@ where
         match self.admit(&request) {
             Ok(principal) => {
                 request.extensions_mut().insert(principal);
+                request.extensions_mut().insert(self.transport);
                 let answer = self.inner.call(request);
                 if !matches!(self.transport, Transport::Vm { .. }) {
                     return Box::pin(answer);

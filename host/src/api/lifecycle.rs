@@ -36,6 +36,9 @@ pub type Events = Pin<Box<dyn Stream<Item = Result<SandboxStreamEvent, Status>> 
 impl Api {
     pub(super) async fn create(&self, request: CreateSandboxRequest) -> Result<SandboxResponse, Status> {
         workspace(request.workspace_scope.as_ref())?;
+        if let Some(spec) = &request.spec {
+            self.check_providers(&spec.providers)?;
+        }
         let handle = self.registry.create(&request).await.map_err(not_created)?;
         Ok(self.response(&handle))
     }

@@ -95,6 +95,10 @@ impl Link for VmListeners {
         self.sessions.nudge(sandbox_id);
     }
 
+    fn close_below(&self, sandbox_id: Uuid, floor: u64) {
+        self.connections.close_below(sandbox_id, floor);
+    }
+
     fn close(&self, sandbox_id: Uuid) {
         if let Some(old) = self.lock().remove(&sandbox_id) {
             old.accepting.abort();

@@ -1,6 +1,7 @@
 //! A sandbox as the public API shows it. Never a token: claims only.
 
 use std::collections::HashMap;
+use std::time::{Instant, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 use proto::annotation;
@@ -46,6 +47,7 @@ impl Api {
                 }),
                 command: record.spec.command.clone(),
                 tty: record.spec.tty,
+                providers: record.spec.providers.clone(),
                 ..Default::default()
             }),
             status: Some(SandboxStatus {
@@ -79,26 +81,60 @@ impl Api {
                 transition_time: Some(timestamp(view.session_since_ms)),
             });
             conditions.extend(self.token_condition(view));
+            conditions.extend(self.secrets_condition(view));
         }
+        conditions.extend(self.trouble_condition(view));
         conditions
     }
 
     /// Whether the published generation has been presented.
     fn token_condition(&self, view: &View) -> Option<SandboxCondition> {
         let published = self.rotation.published(view.record.id)?;
-        let seen = self
-            .receipts
-            .latest(view.record.id)
-            .and_then(|receipt| receipt.seen)
-            .map(|(seen, _)| seen)
-            .unwrap_or_default();
+        let receipt = self.receipts.latest(view.record.id);
+        let seen = receipt.and_then(|receipt| receipt.seen).map(|(seen, _)| seen).unwrap_or_default();
         let delivered = seen >= published.generation;
+        let waiting = receipt.and_then(|receipt| receipt.unseen_for(Instant::now())).unwrap_or_default();
+        let reason = match delivered {
+            true => "Presented",
+            false if waiting > self.receipt_deadline => "Overdue",
+            false => "NotPresentedYet",
+        };
+        let age = if delivered { String::new() } else { format!(", for {} s", waiting.as_secs()) };
         Some(SandboxCondition {
             r#type: "TokenDelivered".into(),
             status: truth(delivered),
-            reason: if delivered { "Presented" } else { "NotPresentedYet" }.into(),
-            message: format!("published generation {}, presented generation {seen}", published.generation),
+            reason: reason.into(),
+            message: format!("published generation {}, presented generation {seen}{age}", published.generation),
             transition_time: Some(timestamp(published.iat * 1000)),
+        })
+    }
+
+    /// Whether the agent holds the newest secrets.
+    fn secrets_condition(&self, view: &View) -> Option<SandboxCondition> {
+        let wanted = self.secrets.revision(&view.record.spec.providers);
+        if view.record.spec.providers.is_empty() {
+            return None;
+        }
+        let held = self.supervisors.sessions.of(view.record.id).map_or(0, |session| session.secrets());
+        Some(SandboxCondition {
+            r#type: "SecretsDelivered".into(),
+            status: truth(held == wanted),
+            reason: if held == wanted { "Fetched" } else { "NotFetchedYet" }.into(),
+            message: format!("newest revision {wanted}, the agent holds {held}"),
+            transition_time: None,
+        })
+    }
+
+    /// What keeps the sandbox from new tokens, while it does.
+    fn trouble_condition(&self, view: &View) -> Option<SandboxCondition> {
+        let trouble = self.rotation.trouble(view.record.id)?;
+        let since = trouble.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(SandboxCondition {
+            r#type: "TokenPublished".into(),
+            status: truth(false),
+            reason: trouble.reason.into(),
+            message: trouble.message,
+            transition_time: Some(timestamp(since.as_millis() as u64)),
         })
     }
 

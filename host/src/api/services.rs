@@ -2,16 +2,20 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, GetSandboxConfigResponse};
 use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
 use proto::openshell::v1::*;
+use proto::openshell::vm::v1::operator_server::{Operator, OperatorServer};
 use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
-use proto::openshell::vm::v1::{StopOrder, SyncReply, SyncRequest};
+use proto::openshell::vm::v1::*;
 use proto::version::{AGENT_VERSION_KEY, PROTOCOL_KEY, VERSION};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller::{way, who};
 use super::exec::ExecEvents;
 use super::lifecycle::Events;
 use super::reply::timestamp;
@@ -25,6 +29,7 @@ use crate::sandbox::phase::Phase;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
 use crate::sandbox::view::wall_ms;
+use crate::secrets::Secrets;
 use crate::session::supervisor::{AgentVersion, Supervisors, refused};
 
 /// A stream of messages towards a caller.
@@ -41,6 +46,10 @@ pub struct Api {
     pub rotation: Rotation,
     /// What they presented.
     pub receipts: Arc<Receipts>,
+    /// After which a token that was not presented is overdue.
+    pub receipt_deadline: Duration,
+    /// Secrets of providers.
+    pub secrets: Arc<Secrets>,
     /// Their SSH host keys.
     pub host_keys: Arc<HostKeys>,
     /// Wall clock.
@@ -54,43 +63,52 @@ pub struct Api {
 }
 
 impl Api {
-    /// Both services, ready to be served behind the guard, with messages of at most `largest` bytes.
+    /// The services, ready to be served behind the guard, with messages of at most `largest` bytes.
     pub fn routes(&self, largest: usize) -> Routes {
         let openshell = OpenShellServer::new(self.clone()).max_decoding_message_size(largest);
         let vm = VmServer::new(self.clone()).max_decoding_message_size(largest);
-        Routes::new(openshell).add_service(vm).prepare()
+        let operator = OperatorServer::new(self.clone()).max_decoding_message_size(largest);
+        Routes::new(openshell).add_service(vm).add_service(operator).prepare()
     }
 
-    /// The sandbox that a request comes from. The guard lets nobody else this far.
-    fn caller<T>(&self, request: &Request<T>) -> Result<Handle, Status> {
-        match request.extensions().get::<Principal>() {
-            Some(Principal::Sandbox { id, .. }) => {
-                self.registry.get(*id).ok_or_else(|| Status::not_found("the sandbox is gone"))
-            }
-            _ => Err(Status::permission_denied("only a sandbox may call this")),
-        }
+    fn current_user<T>(&self, request: &Request<T>) -> Result<GetCurrentUserResponse, Status> {
+        let Some(Principal::User { uid }) = request.extensions().get() else {
+            return Err(Status::permission_denied("only a user may call this"));
+        };
+        Ok(GetCurrentUserResponse {
+            subject: format!("uid:{uid}"),
+            display_name: format!("uid {uid} of this machine"),
+            // Whoever comes this far may do everything.
+            roles: vec!["admin".into()],
+            identity_provider: way(request).into(),
+        })
     }
 
     async fn report_exit(&self, handle: &Handle, report: ReportMainProcessExitRequest) -> Result<(), Status> {
-        if report.sandbox_id != handle.id.to_string() {
-            let what = "ReportMainProcessExit: names another sandbox".to_string();
-            self.supervisors.refusals.note(handle.id, what, std::time::Instant::now());
-            return Err(Status::permission_denied("cross-sandbox access denied"));
-        }
+        self.own(handle, "ReportMainProcessExit", &report.sandbox_id)?;
         match handle.told(&report.instance_id, Event::MainExited(report.exit_code)).await {
             Ok(_) | Err(AskError::AlreadySo) => Ok(()),
             Err(error) => Err(refused(handle, "report the exit of", error)),
         }
     }
 
-    fn sync_reply(&self, handle: &Handle) -> SyncReply {
-        let stopping = handle.view().phase() == Phase::Stopping;
+    fn sync_reply(&self, handle: &Handle, request: &SyncRequest) -> SyncReply {
+        if let Some(session) = self.supervisors.sessions.of(handle.id) {
+            session.holds_secrets(request.provider_env_revision);
+        }
+        let view = handle.view();
+        let stopping = view.phase() == Phase::Stopping;
         let stop = stopping.then(|| StopOrder {
             grace: prost_types::Duration::try_from(proto::budget::STOP_GUEST).ok(),
             reason: "stopped by its user".into(),
         });
         let published_generation = self.rotation.published(handle.id).map(|p| p.generation).unwrap_or_default();
-        SyncReply { wall_time: Some(timestamp(wall_ms(&*self.clock))), published_generation, stop }
+        SyncReply {
+            wall_time: Some(timestamp(wall_ms(&*self.clock))),
+            published_generation,
+            stop,
+            provider_env_revision: self.secrets.revision(&view.record.spec.providers),
+        }
     }
 }
 
@@ -123,6 +141,13 @@ impl OpenShell for Api {
             gateway_version: VERSION.into(),
             compute_drivers: self.drivers.iter().map(|name| ComputeDriverInfo { name: name.clone() }).collect(),
         }))
+    }
+
+    async fn get_current_user(
+        &self,
+        request: Request<GetCurrentUserRequest>,
+    ) -> Result<Response<GetCurrentUserResponse>, Status> {
+        self.current_user(&request).map(Response::new)
     }
 
     async fn create_sandbox(
@@ -200,12 +225,87 @@ impl OpenShell for Api {
         self.report_exit(&handle, request.into_inner()).await?;
         Ok(Response::new(ReportMainProcessExitResponse {}))
     }
+
+    async fn refresh_sandbox_token(
+        &self,
+        request: Request<RefreshSandboxTokenRequest>,
+    ) -> Result<Response<RefreshSandboxTokenResponse>, Status> {
+        self.refresh_token(&self.caller(&request)?).await.map(Response::new)
+    }
+
+    async fn issue_sandbox_token(
+        &self,
+        _: Request<IssueSandboxTokenRequest>,
+    ) -> Result<Response<IssueSandboxTokenResponse>, Status> {
+        Err(Status::permission_denied(
+            "IssueSandboxToken is for service accounts of a cluster, and this gateway has no Kubernetes driver; \
+             the token of this sandbox is in its identity directory",
+        ))
+    }
+
+    async fn get_sandbox_provider_environment(
+        &self,
+        request: Request<GetSandboxProviderEnvironmentRequest>,
+    ) -> Result<Response<GetSandboxProviderEnvironmentResponse>, Status> {
+        let caller = self.caller(&request)?;
+        self.own(&caller, "GetSandboxProviderEnvironment", &request.get_ref().sandbox_id)?;
+        Ok(Response::new(self.provider_environment(&caller)))
+    }
+
+    async fn get_sandbox_config(
+        &self,
+        request: Request<GetSandboxConfigRequest>,
+    ) -> Result<Response<GetSandboxConfigResponse>, Status> {
+        let handle = self.subject(&request, "GetSandboxConfig", &request.get_ref().name)?;
+        self.configuration(&handle, request.get_ref()).map(Response::new)
+    }
+
+    async fn update_config(
+        &self,
+        request: Request<UpdateConfigRequest>,
+    ) -> Result<Response<UpdateConfigResponse>, Status> {
+        let handle = self.subject(&request, "UpdateConfig", &request.get_ref().sandbox)?;
+        let who = who(&request);
+        self.configure(&handle, request.into_inner(), &who).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for Api {
+    async fn rotate_token(&self, request: Request<RotateTokenRequest>) -> Result<Response<TokenReply>, Status> {
+        Api::rotate_token(self, &request.get_ref().sandbox, &who(&request)).await.map(Response::new)
+    }
+
+    async fn revoke_token(&self, request: Request<RevokeTokenRequest>) -> Result<Response<TokenReply>, Status> {
+        Api::revoke_token(self, &request.get_ref().sandbox, &who(&request)).await.map(Response::new)
+    }
+
+    async fn debug_rpc(&self, request: Request<DebugRpcRequest>) -> Result<Response<DebugRpcReply>, Status> {
+        let who = who(&request);
+        Api::debug_rpc(self, request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn set_secret(&self, request: Request<SetSecretRequest>) -> Result<Response<SetSecretReply>, Status> {
+        let who = who(&request);
+        Api::set_secret(self, request.into_inner(), &who).map(Response::new)
+    }
+
+    async fn list_secrets(&self, request: Request<ListSecretsRequest>) -> Result<Response<ListSecretsReply>, Status> {
+        Api::list_secrets(self, request.get_ref()).map(Response::new)
+    }
+
+    async fn remove_secret(
+        &self,
+        request: Request<RemoveSecretRequest>,
+    ) -> Result<Response<RemoveSecretReply>, Status> {
+        Api::remove_secret(self, request.get_ref(), &who(&request)).map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
 impl Vm for Api {
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncReply>, Status> {
         let handle = self.caller(&request)?;
-        Ok(Response::new(self.sync_reply(&handle)))
+        Ok(Response::new(self.sync_reply(&handle, request.get_ref())))
     }
 }

@@ -90,7 +90,7 @@ fn code(error: &StartError) -> exit::ExitCode {
         StartError::Lock(LockError::Held(_)) => exit::ExitCode::StateLocked,
         StartError::Open(OpenError::Newer { .. }) => exit::ExitCode::StoreNewer,
         StartError::Open(_) | StartError::Store(_) => exit::ExitCode::StoreCorrupt,
-        StartError::Keys(_) | StartError::HostKeys(_) => exit::ExitCode::Keys,
+        StartError::Keys(_) | StartError::HostKeys(_) | StartError::Secrets(_) => exit::ExitCode::Keys,
         StartError::Socket(_) => exit::ExitCode::Socket,
         StartError::Rotation(_) => exit::ExitCode::Failed,
     }

@@ -8,9 +8,11 @@ use hyper_util::rt::TokioIo;
 use proto::budget;
 use proto::openshell::v1::open_shell_client::OpenShellClient;
 use proto::openshell::v1::{HealthRequest, HealthResponse};
+use proto::openshell::vm::v1::operator_client::OperatorClient;
 use proto::version::VERSION;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 use tower::service_fn;
 
 use super::console::Console;
@@ -24,6 +26,8 @@ use crate::config::{Config, Environment, GatewayFlags};
 const START: Duration = Duration::from_secs(20);
 /// How long one question for its health may take.
 const HEALTH: Duration = Duration::from_secs(5);
+/// How long a question about what is known may take.
+const ANSWER: Duration = Duration::from_secs(10);
 /// After which people are told what is waited for.
 const TELL: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
@@ -101,6 +105,12 @@ impl Gateway {
         }
     }
 
+    /// A client for what `openshell.v1` has no words for, started if need be.
+    pub(crate) async fn operator(&self, console: &mut Console) -> Result<OperatorClient<Channel>, CommandError> {
+        self.client(console).await?;
+        Ok(OperatorClient::new(self.channel()))
+    }
+
     /// A client of a gateway that runs; never starts one.
     pub(crate) async fn running(&self) -> Result<(Client, HealthResponse), CommandError> {
         let refused = |state: String| {
@@ -158,7 +168,7 @@ impl Gateway {
                 return Err(CommandError::new(ExitCode::GatewayUnavailable, message));
             }
         }
-        let mut client = self.channel();
+        let mut client = OpenShellClient::new(self.channel());
         match tokio::time::timeout(HEALTH, client.health(HealthRequest {})).await {
             Ok(Ok(health)) => Ok(Reached::Answers(client, health.into_inner())),
             Ok(Err(status)) => Ok(Reached::Silent(format!("it refuses: {}", status.message()))),
@@ -166,7 +176,7 @@ impl Gateway {
         }
     }
 
-    fn channel(&self) -> Client {
+    fn channel(&self) -> Channel {
         let socket = self.socket.clone();
         let connector = service_fn(move |_| {
             let socket = socket.clone();
@@ -176,8 +186,27 @@ impl Gateway {
         let endpoint = Endpoint::from_static("http://gateway.invalid")
             .initial_connection_window_size(budget::USER_CONNECTION_WINDOW)
             .initial_stream_window_size(budget::USER_STREAM_WINDOW);
-        OpenShellClient::new(endpoint.connect_with_connector_lazy(connector))
+        endpoint.connect_with_connector_lazy(connector)
     }
+}
+
+/// What a call that was made to `act` answered, in time.
+pub(crate) async fn answer<T>(
+    act: &str,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, CommandError> {
+    answer_within(ANSWER, act, call).await
+}
+
+/// The same with a deadline of its own.
+pub(crate) async fn answer_within<T>(
+    deadline: Duration,
+    act: &str,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, CommandError> {
+    let late = |_| CommandError::new(ExitCode::Timeout, format!("failed to {act}: no answer within {deadline:?}"));
+    let answer = tokio::time::timeout(deadline, call).await.map_err(late)?;
+    answer.map(Response::into_inner).map_err(|status| CommandError::of_status(act, &status))
 }
 
 #[cfg(test)]

@@ -52,6 +52,9 @@ pub(crate) struct Create {
     no_keep: bool,
     #[command(flatten)]
     env: Variables,
+    /// Provider whose secrets the workload gets (see `openshell secret`); may be repeated
+    #[arg(long = "provider", value_name = "PROVIDER")]
+    providers: Vec<String>,
     /// How long to wait until the sandbox is ready
     #[arg(long, value_parser = duration, default_value = "10m")]
     timeout: Duration,
@@ -126,6 +129,7 @@ impl Create {
             template: Some(template),
             tty: !self.command.is_empty() && self.tty.wanted(console.terminals),
             command: self.command.clone(),
+            providers: self.providers.clone(),
             ..SandboxSpec::default()
         };
         CreateSandboxRequest {

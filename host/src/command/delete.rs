@@ -9,11 +9,10 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::arguments::{duration, workspace};
-use super::connect::{Client, Gateway};
+use super::connect::{Client, Gateway, answer};
 use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
-use super::get::{ANSWER, late};
 use super::signals::Signals;
 use super::view;
 use super::watch::{Wait, Waited};
@@ -94,8 +93,7 @@ fn request(name: &str, allow_missing: bool) -> DeleteSandboxRequest {
 /// What became of it, and the id of what is being deleted.
 async fn ask(client: &mut Client, name: &str, missing: bool) -> Result<(DeletionOutcome, String), CommandError> {
     let act = format!("delete sandbox `{name}`");
-    let answer = tokio::time::timeout(ANSWER, client.delete_sandbox(request(name, missing))).await;
-    let answer = answer.map_err(|_| late(&act))?.map_err(|status| CommandError::of_status(&act, &status))?.into_inner();
+    let answer = answer(&act, client.delete_sandbox(request(name, missing))).await?;
     Ok((answer.outcome(), answer.sandbox_id))
 }
 

@@ -7,11 +7,10 @@ use proto::openshell::v1::{GetGatewayInfoRequest, ServiceStatus};
 use serde::Serialize;
 
 use super::arguments::{Format, Output};
-use super::connect::Gateway;
+use super::connect::{Gateway, answer};
 use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
-use super::get::{ANSWER, late};
 use super::table;
 use super::view;
 use crate::config::{Environment, GatewayFlags};
@@ -60,9 +59,8 @@ impl Status {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
         let act = "ask the gateway about itself";
         let (mut client, _) = gateway.running().await?;
-        let answer = tokio::time::timeout(ANSWER, client.get_gateway_info(GetGatewayInfoRequest {})).await;
-        let answer = answer.map_err(|_| late(act))?.map_err(|status| CommandError::of_status(act, &status))?;
-        let info = answer.into_inner();
+        let answer = answer(act, client.get_gateway_info(GetGatewayInfoRequest {})).await?;
+        let info = answer;
         let (status, code) = match info.status() {
             ServiceStatus::Healthy => ("healthy", ExitCode::Ok),
             ServiceStatus::Degraded => ("degraded", ExitCode::Ok),

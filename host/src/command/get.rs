@@ -1,20 +1,15 @@
 //! `openshell sandbox get`
 
-use std::time::Duration;
-
 use clap::Args;
 use proto::openshell::v1::{GetSandboxRequest, Sandbox};
 
 use super::Named;
 use super::arguments::{Format, Output, workspace};
-use super::connect::{Client, Gateway};
+use super::connect::{Client, Gateway, answer};
 use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
 use super::view::{self, SandboxView};
-
-/// How long a question about what is known may take.
-pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
@@ -41,13 +36,7 @@ impl Get {
 pub(crate) async fn sandbox(client: &mut Client, name: &str) -> Result<Sandbox, CommandError> {
     let act = format!("get sandbox `{name}`");
     let request = GetSandboxRequest { name: name.to_owned(), workspace_scope: workspace() };
-    let answer = tokio::time::timeout(ANSWER, client.get_sandbox(request)).await;
-    let answer = answer.map_err(|_| late(&act))?.map_err(|status| CommandError::of_status(&act, &status))?;
+    let answer = answer(&act, client.get_sandbox(request)).await?;
     let missing = || CommandError::new(ExitCode::Failed, format!("failed to {act}: the answer holds no sandbox"));
-    answer.into_inner().sandbox.ok_or_else(missing)
-}
-
-/// The gateway answered nothing in time.
-pub(crate) fn late(act: &str) -> CommandError {
-    CommandError::new(ExitCode::Timeout, format!("failed to {act}: no answer within {ANSWER:?}"))
+    answer.sandbox.ok_or_else(missing)
 }

@@ -6,10 +6,9 @@ use clap::Args;
 use proto::openshell::v1::{ListSandboxesRequest, Sandbox};
 
 use super::arguments::{Format, Output, workspace};
-use super::connect::{Client, Gateway};
+use super::connect::{Client, Gateway, answer};
 use super::console::Console;
 use super::failure::CommandError;
-use super::get::{ANSWER, late};
 use super::table;
 use super::view::{self, SandboxView};
 
@@ -61,9 +60,8 @@ async fn all(client: &mut Client) -> Result<Vec<Sandbox>, CommandError> {
             label_selector: String::new(),
             workspace_scope: workspace(),
         };
-        let answer = tokio::time::timeout(ANSWER, client.list_sandboxes(request)).await;
-        let answer = answer.map_err(|_| late(act))?.map_err(|status| CommandError::of_status(act, &status))?;
-        let page = answer.into_inner();
+        let answer = answer(act, client.list_sandboxes(request)).await?;
+        let page = answer;
         sandboxes.extend(page.sandboxes);
         if page.next_page_token.is_empty() {
             return Ok(sandboxes);

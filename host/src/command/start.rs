@@ -8,11 +8,10 @@ use uuid::Uuid;
 
 use super::Named;
 use super::arguments::{duration, workspace};
-use super::connect::Gateway;
+use super::connect::{Gateway, answer};
 use super::console::Console;
 use super::create;
 use super::failure::CommandError;
-use super::get::{ANSWER, late};
 
 #[derive(Debug, Args)]
 pub(crate) struct Start {
@@ -34,9 +33,8 @@ impl Start {
             workspace_scope: workspace(),
             request_id: Uuid::new_v4().to_string(),
         };
-        let answer = tokio::time::timeout(ANSWER, client.start_sandbox(request)).await;
-        let answer = answer.map_err(|_| late(&act))?.map_err(|status| CommandError::of_status(&act, &status))?;
-        let sandbox = answer.into_inner().sandbox.unwrap_or_default();
+        let answer = answer(&act, client.start_sandbox(request)).await?;
+        let sandbox = answer.sandbox.unwrap_or_default();
         if let Some(signal) = create::ready(&client, console, &mut signals, &sandbox, self.timeout).await? {
             return Ok(signal.code());
         }

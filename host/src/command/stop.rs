@@ -8,11 +8,10 @@ use uuid::Uuid;
 
 use super::Named;
 use super::arguments::{duration, workspace};
-use super::connect::Gateway;
+use super::connect::{Gateway, answer};
 use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
-use super::get::{ANSWER, late};
 use super::view;
 use super::watch::{Wait, Waited};
 
@@ -36,9 +35,8 @@ impl Stop {
             workspace_scope: workspace(),
             request_id: Uuid::new_v4().to_string(),
         };
-        let answer = tokio::time::timeout(ANSWER, client.stop_sandbox(request)).await;
-        let answer = answer.map_err(|_| late(&act))?.map_err(|status| CommandError::of_status(&act, &status))?;
-        let metadata = answer.into_inner().sandbox.and_then(|sandbox| sandbox.metadata).unwrap_or_default();
+        let answer = answer(&act, client.stop_sandbox(request)).await?;
+        let metadata = answer.sandbox.and_then(|sandbox| sandbox.metadata).unwrap_or_default();
         let what = format!("waiting for sandbox `{name}` to stop");
         let wait = Wait { name, what, since: metadata.resource_version, within: self.timeout };
         let decided = wait.until(&client, console, &mut signals, |sandbox| match view::phase(sandbox) {

@@ -1,6 +1,6 @@
 //! The local terminal: raw while a remote one is behind it.
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// Raw mode of standard input, until dropped: at a return, an error, a panic or a signal that [`super::signals`]
 /// turned into a return.
@@ -15,6 +15,28 @@ impl RawMode {
         raw.make_raw();
         tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw)?;
         Ok(Self { before })
+    }
+}
+
+/// Standard input without echo, until dropped.
+pub(crate) struct Hidden {
+    before: Termios,
+}
+
+impl Hidden {
+    pub(crate) fn enter() -> std::io::Result<Self> {
+        let before = tcgetattr(rustix::stdio::stdin())?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &hidden)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // See below.
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);
     }
 }
 

@@ -19,6 +19,7 @@ pub enum Rule {
 pub const RULES: &[(&str, Rule)] = &[
     ("/openshell.v1.OpenShell/Health", Rule::Anyone),
     ("/openshell.v1.OpenShell/GetGatewayInfo", Rule::User),
+    ("/openshell.v1.OpenShell/GetCurrentUser", Rule::User),
     ("/openshell.v1.OpenShell/CreateSandbox", Rule::User),
     ("/openshell.v1.OpenShell/GetSandbox", Rule::User),
     ("/openshell.v1.OpenShell/ListSandboxes", Rule::User),
@@ -31,7 +32,18 @@ pub const RULES: &[(&str, Rule)] = &[
     ("/openshell.v1.OpenShell/ConnectSupervisor", Rule::Sandbox),
     ("/openshell.v1.OpenShell/RelayStream", Rule::Sandbox),
     ("/openshell.v1.OpenShell/ReportMainProcessExit", Rule::Sandbox),
+    ("/openshell.v1.OpenShell/RefreshSandboxToken", Rule::Sandbox),
+    ("/openshell.v1.OpenShell/IssueSandboxToken", Rule::Sandbox),
+    ("/openshell.v1.OpenShell/GetSandboxProviderEnvironment", Rule::Sandbox),
+    ("/openshell.v1.OpenShell/GetSandboxConfig", Rule::Either),
+    ("/openshell.v1.OpenShell/UpdateConfig", Rule::Either),
     ("/openshell.vm.v1.Vm/Sync", Rule::Sandbox),
+    ("/openshell.vm.v1.Operator/RotateToken", Rule::User),
+    ("/openshell.vm.v1.Operator/RevokeToken", Rule::User),
+    ("/openshell.vm.v1.Operator/DebugRpc", Rule::User),
+    ("/openshell.vm.v1.Operator/SetSecret", Rule::User),
+    ("/openshell.vm.v1.Operator/ListSecrets", Rule::User),
+    ("/openshell.vm.v1.Operator/RemoveSecret", Rule::User),
 ];
 
 /// The rule of an RPC; nothing where there is no such RPC.

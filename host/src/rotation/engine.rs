@@ -10,6 +10,7 @@ use std::{
 
 use proto::{boot::BootSpec, budget};
 use rand::{RngExt as _, rngs::StdRng};
+use secrecy::SecretString;
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
@@ -18,11 +19,12 @@ use super::{
     clock::{Clock, Now},
     due::Due,
     error::RotationError,
-    event::{Published, RotationEvent},
+    event::{Published, RotationEvent, Trouble},
     publish::IdentityDirectory,
     receipts::Receipts,
     schedule,
 };
+use crate::faults;
 use crate::identity::{keys::Signer, mint::mint};
 
 /// Sandboxes that are served in one go before commands are looked at again.
@@ -70,6 +72,8 @@ pub struct Enrolment {
 
 /// The newest publication of every sandbox, for readers on other threads.
 pub(super) type Shared = Arc<RwLock<HashMap<Uuid, Published>>>;
+/// What does not work, for readers on other threads.
+pub(super) type Troubles = Arc<RwLock<HashMap<Uuid, Trouble>>>;
 
 struct Entry {
     directory: IdentityDirectory,
@@ -92,10 +96,11 @@ pub(super) struct Engine {
     backlog: usize,
     looked: Now,
     published: Shared,
+    troubles: Troubles,
 }
 
 impl Engine {
-    pub(super) fn new(deps: Deps, published: Shared) -> Self {
+    pub(super) fn new(deps: Deps, published: Shared, troubles: Troubles) -> Self {
         let looked = deps.clock.now();
         Self {
             deps,
@@ -106,6 +111,7 @@ impl Engine {
             backlog: 0,
             looked,
             published,
+            troubles,
         }
     }
 
@@ -155,6 +161,20 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// The newest token itself, made now unless that was done within [`schedule::REFRESH_MIN`]: guests may ask as
+    /// often as they like.
+    pub(super) fn refresh(&mut self, sandbox_id: Uuid) -> Result<(Published, SecretString), RotationError> {
+        let now = self.deps.clock.now().monotonic;
+        let newest = self.published.read().unwrap_or_else(PoisonError::into_inner).get(&sandbox_id).copied();
+        let recent = newest.filter(|newest| now.saturating_duration_since(newest.renamed_at) < schedule::REFRESH_MIN);
+        let published = match recent {
+            Some(published) => published,
+            None => self.rotate(sandbox_id)?,
+        };
+        let held = self.entries.get(&sandbox_id).and_then(|entry| entry.directory.token().cloned());
+        held.map(|token| (published, token)).ok_or(RotationError::Unknown { sandbox_id })
     }
 
     /// Does what is due, and says for how long there is nothing to do; for ever where there is nothing at all.
@@ -232,7 +252,7 @@ impl Engine {
             Ok(Finding::DirectoryLost) if entry.lost => None,
             Ok(Finding::DirectoryLost) => {
                 entry.lost = true;
-                Some(RotationEvent::DirectoryLost { sandbox_id, exp: entry.exp })
+                Some(RotationEvent::DirectoryLost { sandbox_id, exp: entry.exp, since: UNIX_EPOCH + self.looked.wall })
             }
             Ok(Finding::Healable(differences)) => {
                 let what: Vec<_> = differences.iter().map(ToString::to_string).collect();
@@ -266,6 +286,7 @@ impl Engine {
         let jti = uuid::Builder::from_random_bytes(self.deps.rng.random()).into_uuid();
         let Deps { signer, gateway_id, ttl, clock, .. } = &self.deps;
         let minted = mint(signer, gateway_id, sandbox_id, generation, jti, clock.now().unix(), *ttl);
+        faults::crash(faults::AFTER_MINT);
         let put = entry.directory.put_token(&minted.token);
         put.map_err(|cause| RotationError::Publish { sandbox_id, dir: dir.into(), cause })?;
         let renamed_at = clock.now().monotonic;
@@ -297,7 +318,7 @@ impl Engine {
         self.due.set(sandbox_id, now.monotonic + delay);
         let event = if !entry.lost && matches!(entry.directory.inspect(), Ok(Finding::DirectoryLost)) {
             entry.lost = true;
-            Some(RotationEvent::DirectoryLost { sandbox_id, exp: entry.exp })
+            Some(RotationEvent::DirectoryLost { sandbox_id, exp: entry.exp, since: UNIX_EPOCH + now.wall })
         } else {
             entry.fail(sandbox_id, error, now)
         };
@@ -324,11 +345,32 @@ impl Engine {
         self.due.remove(sandbox_id);
         self.deps.receipts.forget(sandbox_id);
         self.published.write().unwrap_or_else(PoisonError::into_inner).remove(sandbox_id);
+        self.troubles.write().unwrap_or_else(PoisonError::into_inner).remove(sandbox_id);
+    }
+
+    fn note(&self, event: &RotationEvent) {
+        let mut troubles = self.troubles.write().unwrap_or_else(PoisonError::into_inner);
+        let (sandbox_id, trouble) = match event {
+            RotationEvent::Published(Published { sandbox_id, .. }) | RotationEvent::Healed { sandbox_id, .. } => {
+                troubles.remove(sandbox_id);
+                return;
+            }
+            RotationEvent::Failed { sandbox_id, error, since } => {
+                (*sandbox_id, Trouble { reason: "PublishFailed", message: error.clone(), since: *since })
+            }
+            RotationEvent::DirectoryLost { sandbox_id, since, .. } => {
+                let message =
+                    "the identity directory was removed or replaced; the sandbox is restarted onto a fresh one";
+                (*sandbox_id, Trouble { reason: "IdentityDirectoryLost", message: message.into(), since: *since })
+            }
+        };
+        troubles.insert(sandbox_id, trouble);
     }
 
     /// A gateway that does not listen any more is about to end.
     fn tell(&self, event: Option<RotationEvent>) {
         if let Some(event) = event {
+            self.note(&event);
             let _unheard = self.deps.events.send(event);
         }
     }

@@ -21,6 +21,17 @@ pub struct Published {
     pub renamed_at: Instant,
 }
 
+/// What keeps a sandbox from new tokens, for as long as it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// One word, for programs.
+    pub reason: &'static str,
+    /// Act, object, cause.
+    pub message: String,
+    /// Since when.
+    pub since: SystemTime,
+}
+
 /// A change of state; a state that lasts is not repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RotationEvent {
@@ -49,5 +60,7 @@ pub enum RotationEvent {
         sandbox_id: Uuid,
         /// The end of the last token that was published.
         exp: u64,
+        /// When that was found.
+        since: SystemTime,
     },
 }

@@ -26,6 +26,7 @@ use rustix::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::faults;
 use crate::tmpfs::is_tmpfs;
 
 /// Permissions of the files; the owner is the one user that reads them.
@@ -150,6 +151,11 @@ impl IdentityDirectory {
         Ok(())
     }
 
+    /// The token that is there.
+    pub(super) fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
+    }
+
     /// What should be in `share/`.
     pub(super) fn expected(&self) -> impl Iterator<Item = (&'static str, &SecretString)> {
         [(TOKEN_FILE, &self.token), (BOOT_SPEC_FILE, &self.boot_spec)]
@@ -172,8 +178,11 @@ impl IdentityDirectory {
         if let Some((uid, gid)) = self.owner {
             fchown(&file, Some(uid), Some(gid)).map_err(|error| failed("give away", &path(), &error))?;
         }
+        faults::crash(faults::AFTER_STAGE);
         rustix::fs::renameat(&self.stage, name, &self.share, name)
-            .map_err(|error| failed("put in place", &self.share_path().join(name), &error.into()))
+            .map_err(|error| failed("put in place", &self.share_path().join(name), &error.into()))?;
+        faults::crash(faults::AFTER_RENAME);
+        Ok(())
     }
 
     /// A new file of that name; one that a killed gateway left half-written is taken away first.

@@ -90,13 +90,6 @@ impl Receipts {
         self.lock().get(&sandbox_id)?.receipt()
     }
 
-    /// Sandboxes whose agent has not presented what was published more than `deadline` ago, and for how long.
-    pub fn overdue(&self, now: Instant, deadline: Duration) -> Vec<(Uuid, Duration)> {
-        let sandboxes = self.lock();
-        let unseen = |(id, deliveries): (&Uuid, &Deliveries)| Some((*id, deliveries.receipt()?.unseen_for(now)?));
-        sandboxes.iter().filter_map(unseen).filter(|(_, age)| *age > deadline).collect()
-    }
-
     /// The sandbox has stopped.
     pub fn forget(&self, sandbox_id: &Uuid) {
         self.lock().remove(sandbox_id);
@@ -143,11 +136,8 @@ mod tests {
         let latest = receipts.latest(BOX).unwrap();
         assert_eq!((latest.published, latest.seen), (3, Some((1, at(2)))));
         assert_eq!(latest.unseen_for(at(25)), Some(Duration::from_secs(15)));
-        assert_eq!(receipts.overdue(at(25), Duration::from_secs(15)), []);
-        assert_eq!(receipts.overdue(at(26), Duration::from_secs(15)), [(BOX, Duration::from_secs(16))]);
         assert_eq!(receipts.presented(BOX, 3, at(26)), Some(Duration::from_secs(6)));
         assert_eq!(receipts.latest(BOX).unwrap().unseen_since, None);
-        assert_eq!(receipts.overdue(at(99), Duration::ZERO), []);
         receipts.forget(&BOX);
         assert_eq!(receipts.latest(BOX), None);
     }

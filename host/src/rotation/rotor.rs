@@ -10,14 +10,15 @@ use std::{
     time::Duration,
 };
 
+use secrecy::SecretString;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub use super::engine::{Deps, Enrolment, Generations};
 use super::{
-    engine::{Engine, Shared},
+    engine::{Engine, Shared, Troubles},
     error::RotationError,
-    event::Published,
+    event::{Published, Trouble},
 };
 
 /// How long a command may take: a durable write of the store and a batch of publications before it.
@@ -34,6 +35,7 @@ enum Command {
     Adopt { sandbox_id: Uuid, directory: PathBuf, owner: Option<(u32, u32)>, reply: Reply<Published> },
     Withdraw(Uuid, Reply<()>),
     Rotate(Uuid, Reply<Published>),
+    Refresh(Uuid, Reply<(Published, SecretString)>),
     Stop,
 }
 
@@ -49,6 +51,7 @@ pub struct Rotation(Arc<Inner>);
 struct Inner {
     commands: Sender<Command>,
     published: Shared,
+    troubles: Troubles,
     /// Taken by the one who waits for the end. The receiver is closed when the thread has ended.
     thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
 }
@@ -58,8 +61,8 @@ impl Rotor {
     pub fn spawn(deps: Deps) -> Result<Rotation, RotationError> {
         let (commands, orders) = mpsc::channel();
         let (alive, ended) = mpsc::channel();
-        let published = Shared::default();
-        let engine = Engine::new(deps, published.clone());
+        let (published, troubles) = (Shared::default(), Troubles::default());
+        let engine = Engine::new(deps, published.clone(), troubles.clone());
         let thread = thread::Builder::new()
             .name("rotation".into())
             .spawn(move || {
@@ -67,7 +70,8 @@ impl Rotor {
                 drop(alive);
             })
             .map_err(|error| RotationError::Spawn { cause: error.to_string() })?;
-        Ok(Rotation(Arc::new(Inner { commands, published, thread: Mutex::new(Some((thread, ended))) })))
+        let thread = Mutex::new(Some((thread, ended)));
+        Ok(Rotation(Arc::new(Inner { commands, published, troubles, thread })))
     }
 }
 
@@ -100,9 +104,19 @@ impl Rotation {
         self.ask("rotate a token", |reply| Command::Rotate(sandbox_id, reply)).await
     }
 
+    /// The newest token itself, for the sandbox that it is of. It is a new one unless there was one just now.
+    pub async fn refresh(&self, sandbox_id: Uuid) -> Result<(Published, SecretString), RotationError> {
+        self.ask("refresh a token", |reply| Command::Refresh(sandbox_id, reply)).await
+    }
+
     /// What is in a sandbox's directory. Does not ask the thread.
     pub fn published(&self, sandbox_id: Uuid) -> Option<Published> {
         self.0.published.read().unwrap_or_else(PoisonError::into_inner).get(&sandbox_id).copied()
+    }
+
+    /// What keeps a sandbox from new tokens now. Does not ask the thread.
+    pub fn trouble(&self, sandbox_id: Uuid) -> Option<Trouble> {
+        self.0.troubles.read().unwrap_or_else(PoisonError::into_inner).get(&sandbox_id).cloned()
     }
 
     /// Ends the thread and waits for it, at most [`SHUTDOWN`]. Idempotent; later commands fail.
@@ -194,6 +208,9 @@ fn obey(engine: &mut Engine, command: Command) {
         }
         Command::Rotate(sandbox_id, reply) => {
             let _unheard = reply.send(engine.rotate(sandbox_id));
+        }
+        Command::Refresh(sandbox_id, reply) => {
+            let _unheard = reply.send(engine.refresh(sandbox_id));
         }
         Command::Stop => {}
     }

@@ -9,6 +9,8 @@ use proto::budget;
 pub const JUMP: Duration = Duration::from_millis(500);
 /// How often the clocks are compared while there is something to rotate.
 pub const CLOCK_LOOK: Duration = Duration::from_secs(1);
+/// A sandbox that asks for a new token gets at most one in this time.
+pub const REFRESH_MIN: Duration = Duration::from_secs(1);
 /// The shortest time between two slices of an audit.
 const SLICE_MIN: Duration = Duration::from_millis(100);
 /// First and last delay of a retry.

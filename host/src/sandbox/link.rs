@@ -12,6 +12,9 @@ pub trait Link: Send + Sync {
     /// Sends a heartbeat now, so that the agent asks what is new. May be lost.
     fn nudge(&self, sandbox_id: Uuid);
 
+    /// Closes the connections on which nothing from generation `floor` up was presented.
+    fn close_below(&self, sandbox_id: Uuid, floor: u64);
+
     /// Stops listening and closes every connection of this sandbox.
     fn close(&self, sandbox_id: Uuid);
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::decide::Machine;
+use super::document::Configuration;
 use super::spec::Spec;
 
 /// The durable part of a sandbox. Holds no secret: tokens are never stored, and the SSH host key is derived.
@@ -25,8 +26,11 @@ pub struct Record {
     pub machine: Machine,
     /// `<boot counter>-<uuid>` of the current or last boot; empty before the first.
     pub instance_id: String,
-    /// The lowest generation that is accepted: the first of the current boot.
+    /// The lowest generation that is accepted: the first of the current boot, or of the time after a revocation.
     pub floor: u64,
+    /// What it is configured with.
+    #[serde(default)]
+    pub configuration: Configuration,
     /// Why it is in `Error`, or what is odd about it; for people.
     pub note: String,
     /// The kind of failure behind the note, for programs; empty where there is none.

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::decide::Machine;
+use super::document::Configuration;
 use super::driver::{Compute, DriverError};
 use super::record::{Record, StoreError};
 use super::spec::{Bounds, Spec, check};
@@ -123,6 +124,7 @@ impl Registry {
             machine: Machine::created(),
             instance_id: String::new(),
             floor: 0,
+            configuration: Configuration::default(),
             note: String::new(),
             reason: String::new(),
             phase_since_ms: now,

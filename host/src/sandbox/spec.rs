@@ -30,6 +30,9 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     /// The user's own.
     pub annotations: BTreeMap<String, String>,
+    /// Whose secrets the workload gets.
+    #[serde(default)]
+    pub providers: Vec<String>,
     /// By which the same request is known when it comes again; may be empty.
     #[serde(default)]
     pub request_id: String,
@@ -52,6 +55,7 @@ pub struct Bounds {
 
 const NAME_MAX: usize = 19;
 const REQUEST_ID_MAX: usize = 128;
+const PROVIDERS_MAX: usize = 16;
 const LABELS_MAX: usize = 64;
 const LABELS_BYTES_MAX: usize = 64 * 1024;
 const MAIN_ARGS_MAX: usize = 256;
@@ -97,6 +101,7 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, St
         labels: request.labels.clone().into_iter().collect(),
         annotations: request.annotations.clone().into_iter().collect(),
         request_id: request.request_id.clone(),
+        providers: providers(&spec.providers)?,
     })
 }
 
@@ -124,6 +129,20 @@ fn few(what: &str, map: &HashMap<String, String>) -> Result<(), String> {
         return Err(format!("{what}: at most {LABELS_MAX} with {LABELS_BYTES_MAX} bytes in all"));
     }
     Ok(())
+}
+
+/// Each once, in their order.
+fn providers(names: &[String]) -> Result<Vec<String>, String> {
+    if names.len() > PROVIDERS_MAX {
+        return Err(format!("providers: at most {PROVIDERS_MAX}"));
+    }
+    for (index, one) in names.iter().enumerate() {
+        name(one).map_err(|error| format!("providers: {error}"))?;
+        if names[..index].contains(one) {
+            return Err(format!("providers: `{one}` is named twice"));
+        }
+    }
+    Ok(names.to_vec())
 }
 
 /// Environment limits; `exempt` names reserved keys that are allowed here.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::decide::{Action, Event, Machine, Refusal, Timer, decide, timer};
+use super::document::{Configuration, Update};
 use super::driver::{ComputeDriver, Task};
 use super::link::Link;
 use super::phase::Phase;
@@ -17,11 +18,15 @@ use super::record::{Record, Store};
 use super::view::{View, wall_ms};
 use crate::identity::host_key::HostKeys;
 use crate::rotation::clock::Clock;
+use crate::rotation::event::Published;
 use crate::rotation::rotor::Rotation;
 
 mod actions;
 mod evidence;
+mod requests;
 mod resume;
+
+pub use requests::{ConfigureError, RevokeError};
 
 /// When a removal, or a word to the store, that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -83,6 +88,8 @@ pub enum AskError {
 
 enum Command {
     Ask { event: Event, instance: Option<String>, reply: oneshot::Sender<Result<Arc<View>, AskError>> },
+    Revoke(oneshot::Sender<Result<Published, RevokeError>>),
+    Configure(Update, oneshot::Sender<Result<Configuration, ConfigureError>>),
 }
 
 /// How everybody else holds a sandbox.
@@ -121,6 +128,27 @@ impl Handle {
     /// [`AskError::Late`] where `instance` is not the current boot.
     pub async fn told(&self, instance: &str, event: Event) -> Result<Arc<View>, AskError> {
         self.send(event, Some(instance.to_string())).await
+    }
+
+    /// Publishes a new token and refuses all before it.
+    ///
+    /// # Errors
+    /// [`RevokeError`]; nothing is revoked then.
+    pub async fn revoke(&self) -> Result<Published, RevokeError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Revoke(reply)).await.map_err(|_| RevokeError::Gone)?;
+        answer.await.map_err(|_| RevokeError::Gone)?
+    }
+
+    /// Changes the configuration; the answer is the new one.
+    ///
+    /// # Errors
+    /// [`ConfigureError`]; nothing has changed then.
+    pub async fn configure(&self, update: Update) -> Result<Configuration, ConfigureError> {
+        let gone = || ConfigureError::Failed(AskError::Gone);
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Configure(update, reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     async fn send(&self, event: Event, instance: Option<String>) -> Result<Arc<View>, AskError> {
@@ -212,6 +240,9 @@ impl Owner {
                     drop(reply.send(answer));
                     self.carry_out(actions).await;
                 }
+                // Whoever asked may have left; it is done all the same.
+                Next::Command(Some(Command::Revoke(reply))) => drop(reply.send(self.revoke().await)),
+                Next::Command(Some(Command::Configure(update, reply))) => drop(reply.send(self.configure(update))),
                 Next::Command(None) => return,
                 Next::Gone(exit) => self.compute_gone(exit).await,
                 Next::TimeUp => {

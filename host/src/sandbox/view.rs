@@ -64,6 +64,7 @@ pub fn boot_spec(
         ssh_host_key,
         user: proto::boot::DEFAULT_USER,
         main,
+        needs_session: !record.spec.providers.is_empty(),
         environment: record.spec.environment.clone(),
     }
 }

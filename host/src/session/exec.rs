@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::debug::DebugCall;
 use proto::exec::{ENCODED_MAX, ExecCommand};
 use proto::layout::{ATTACH_SUBSYSTEM, SSH_USER};
 use proto::openshell::v1::relay_open::Target;
@@ -22,25 +23,24 @@ use crate::sandbox::task::Handle;
 /// Terminal size where none is given.
 const DEFAULT_SIZE: (u32, u32) = (80, 24);
 
+/// What is at the other end of the channel.
+pub enum Program {
+    /// A program of the sandbox.
+    Command(ExecCommand),
+    /// The main process.
+    Attach,
+    /// The agent itself.
+    Debug(DebugCall),
+}
+
 /// What runs.
 pub struct Exec {
-    /// Program and arguments; empty attaches to the main process.
-    pub argv: Vec<String>,
-    /// Working directory; empty means the user's home.
-    pub workdir: String,
+    /// Which.
+    pub program: Program,
     /// Added to the environment.
     pub environment: BTreeMap<String, String>,
     /// Columns and rows of a terminal.
     pub terminal: Option<(u32, u32)>,
-    /// Through a login shell.
-    pub login: bool,
-}
-
-impl Exec {
-    fn command(&self) -> ExecCommand {
-        let workdir = (!self.workdir.is_empty()).then(|| self.workdir.clone());
-        ExecCommand { argv: self.argv.clone(), workdir, login: self.login }
-    }
 }
 
 /// What a caller sends after the start.
@@ -68,13 +68,14 @@ impl From<ExecSandboxRequest> for Exec {
     fn from(request: ExecSandboxRequest) -> Self {
         let size = |given: u32, default: u32| if given == 0 { default } else { given };
         let terminal = request.tty.then(|| (size(request.cols, DEFAULT_SIZE.0), size(request.rows, DEFAULT_SIZE.1)));
-        Self {
-            argv: request.command,
-            workdir: request.workdir,
-            environment: request.environment.into_iter().collect(),
-            terminal,
-            login: false,
-        }
+        let program = match request.command.is_empty() {
+            true => Program::Attach,
+            false => {
+                let workdir = (!request.workdir.is_empty()).then_some(request.workdir);
+                Program::Command(ExecCommand { argv: request.command, workdir, login: false })
+            }
+        };
+        Self { program, environment: request.environment.into_iter().collect(), terminal }
     }
 }
 
@@ -108,7 +109,9 @@ pub async fn start(
     host_key: PublicKey,
     exec: &Exec,
 ) -> Result<Running, Status> {
-    if exec.command().encode().len() > ENCODED_MAX {
+    if let Program::Command(command) = &exec.program
+        && command.encode().len() > ENCODED_MAX
+    {
         return Err(Status::invalid_argument(format!("command: at most {ENCODED_MAX} bytes, encoded as JSON")));
     }
     let session = supervisors.sessions.of(handle.id).ok_or_else(|| no_session(handle))?;
@@ -158,10 +161,11 @@ async fn request(channel: &Channel<Msg>, exec: &Exec) -> Result<(), russh::Error
     for (key, value) in &exec.environment {
         channel.set_env(false, key.as_str(), value.as_str()).await?;
     }
-    if exec.argv.is_empty() {
-        return channel.request_subsystem(true, ATTACH_SUBSYSTEM).await;
+    match &exec.program {
+        Program::Command(command) => channel.exec(true, command.encode()).await,
+        Program::Attach => channel.request_subsystem(true, ATTACH_SUBSYSTEM).await,
+        Program::Debug(call) => channel.request_subsystem(true, call.encode()).await,
     }
-    channel.exec(true, exec.command().encode()).await
 }
 
 /// Waits for the answer to the one request that wanted one.

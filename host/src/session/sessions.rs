@@ -1,6 +1,7 @@
 //! Who has a session now, and how to reach it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::openshell::v1::gateway_message::Payload;
@@ -17,6 +18,8 @@ pub struct Session {
     pub instance_id: String,
     /// Rises with every connection of one boot.
     pub epoch: u64,
+    /// Of the secrets that the agent said to hold.
+    secrets: Arc<AtomicU64>,
     outbound: mpsc::Sender<GatewayMessage>,
     superseded: Arc<Notify>,
 }
@@ -41,7 +44,8 @@ pub struct Sessions {
 impl Session {
     /// A session that speaks through `outbound`.
     pub fn new(instance_id: String, epoch: u64, outbound: mpsc::Sender<GatewayMessage>) -> Self {
-        Self { session_id: Uuid::new_v4(), instance_id, epoch, outbound, superseded: Arc::default() }
+        let session_id = Uuid::new_v4();
+        Self { session_id, instance_id, epoch, secrets: Arc::default(), outbound, superseded: Arc::default() }
     }
 
     /// Sends a message; waits while the agent reads slowly.
@@ -57,6 +61,16 @@ impl Session {
     pub fn heartbeat(&self) {
         let payload = Payload::Heartbeat(GatewayHeartbeat {});
         drop(self.outbound.try_send(GatewayMessage { payload: Some(payload) }));
+    }
+
+    /// The revision of the secrets that the agent has said to hold; 0 for none.
+    pub fn secrets(&self) -> u64 {
+        self.secrets.load(Ordering::Relaxed)
+    }
+
+    /// The agent says what it holds.
+    pub fn holds_secrets(&self, revision: u64) {
+        self.secrets.store(revision, Ordering::Relaxed);
     }
 
     /// Ends when a newer session took this one's place.

@@ -81,7 +81,7 @@ impl Agent {
 
     pub(crate) async fn sync(&self) -> Result<SyncReply, Status> {
         let mut client = VmClient::new(self.channel.clone());
-        client.sync(self.request(SyncRequest {})).await.map(tonic::Response::into_inner)
+        client.sync(self.request(SyncRequest::default())).await.map(tonic::Response::into_inner)
     }
 
     /// Opens a session stream with `first` as its first message; nothing where that is `None`.

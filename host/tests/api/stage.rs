@@ -21,6 +21,7 @@ use host::sandbox::registry::Registry;
 use host::sandbox::spec::Bounds;
 use host::sandbox::task::{Deps, Handle, Times};
 use host::sandbox::view::View;
+use host::secrets::Secrets;
 use host::session::refusals::Refusals;
 use host::session::relay::Relays;
 use host::session::sessions::Sessions;
@@ -140,6 +141,8 @@ impl Stage {
             supervisors,
             rotation: rotation.clone(),
             receipts,
+            receipt_deadline: budget::receipt_deadline(budget::TTL_DEFAULT),
+            secrets: Arc::new(Secrets::open(&state).expect("no secrets yet")),
             host_keys,
             clock,
             drivers: vec!["fake".into()],

@@ -167,7 +167,7 @@ async fn stolen_token(world: &World, demo: &Sandbox, report: &mut Report) {
 
     let present = async |at: &Sandbox| {
         let channel = channel(&world.places(at).join("ctl/gateway.sock")).await.expect("connect");
-        let mut request = Request::new(SyncRequest {});
+        let mut request = Request::new(SyncRequest::default());
         let bearer = format!("Bearer {}", world.token(demo));
         request.metadata_mut().insert("authorization", bearer.parse().expect("a header"));
         VmClient::new(channel).sync(request).await

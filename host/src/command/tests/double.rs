@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use proto::openshell::datamodel::v1::ObjectMeta;
+use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, GetSandboxConfigResponse};
 use proto::openshell::v1::exec_sandbox_event::Payload as Event;
 use proto::openshell::v1::exec_sandbox_input::Payload as Input;
 use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
@@ -164,8 +165,19 @@ impl Service {
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn not_played<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("not played"))
+macro_rules! not_played {
+    ($($name:ident($request:ty) -> $reply:ty;)*) => {
+        $(fn $name<'a, 'async_trait>(
+            &'a self,
+            _: Request<$request>,
+        ) -> Pin<Box<dyn Future<Output = Result<Response<$reply>, Status>> + Send + 'async_trait>>
+        where
+            'a: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(std::future::ready(Err(Status::unimplemented(stringify!($name)))))
+        })*
+    };
 }
 
 #[tonic::async_trait]
@@ -271,10 +283,6 @@ impl OpenShell for Service {
         Ok(Response::new(Box::pin(states)))
     }
 
-    async fn exec_sandbox(&self, _: Request<ExecSandboxRequest>) -> Result<Response<Self::ExecSandboxStream>, Status> {
-        not_played()
-    }
-
     async fn exec_sandbox_interactive(
         &self,
         request: Request<Streaming<ExecSandboxInput>>,
@@ -290,24 +298,16 @@ impl OpenShell for Service {
         Ok(Response::new(ReceiverStream::new(played)))
     }
 
-    async fn connect_supervisor(
-        &self,
-        _: Request<Streaming<SupervisorMessage>>,
-    ) -> Result<Response<Self::ConnectSupervisorStream>, Status> {
-        not_played()
-    }
-
-    async fn relay_stream(
-        &self,
-        _: Request<Streaming<RelayFrame>>,
-    ) -> Result<Response<Self::RelayStreamStream>, Status> {
-        not_played()
-    }
-
-    async fn report_main_process_exit(
-        &self,
-        _: Request<ReportMainProcessExitRequest>,
-    ) -> Result<Response<ReportMainProcessExitResponse>, Status> {
-        not_played()
+    not_played! {
+        exec_sandbox(ExecSandboxRequest) -> Self::ExecSandboxStream;
+        connect_supervisor(Streaming<SupervisorMessage>) -> Self::ConnectSupervisorStream;
+        relay_stream(Streaming<RelayFrame>) -> Self::RelayStreamStream;
+        report_main_process_exit(ReportMainProcessExitRequest) -> ReportMainProcessExitResponse;
+        get_current_user(GetCurrentUserRequest) -> GetCurrentUserResponse;
+        refresh_sandbox_token(RefreshSandboxTokenRequest) -> RefreshSandboxTokenResponse;
+        issue_sandbox_token(IssueSandboxTokenRequest) -> IssueSandboxTokenResponse;
+        get_sandbox_provider_environment(GetSandboxProviderEnvironmentRequest) -> GetSandboxProviderEnvironmentResponse;
+        get_sandbox_config(GetSandboxConfigRequest) -> GetSandboxConfigResponse;
+        update_config(UpdateConfigRequest) -> UpdateConfigResponse;
     }
 }

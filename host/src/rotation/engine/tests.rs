@@ -1,3 +1,4 @@
+use secrecy::ExposeSecret as _;
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -70,7 +71,7 @@ fn engine(clock: Arc<ManualClock>, generations: Arc<Counter>) -> (Engine, Unboun
         receipts: Arc::default(),
         events,
     };
-    (Engine::new(deps, Shared::default()), heard)
+    (Engine::new(deps, Shared::default(), Troubles::default()), heard)
 }
 
 impl Bench {
@@ -285,10 +286,13 @@ fn a_lost_directory_is_said_once_and_before_its_token_ends() {
     fs::remove_dir_all(bench.share(id)).unwrap();
     bench.run(budget::audit_interval(TTL_MIN));
     bench.engine.tick();
-    assert_eq!(bench.incidents(), [RotationEvent::DirectoryLost { sandbox_id: id, exp }]);
+    let since = UNIX_EPOCH + bench.engine.looked.wall;
+    assert_eq!(bench.incidents(), [RotationEvent::DirectoryLost { sandbox_id: id, exp, since }]);
+    assert_eq!(bench.engine.troubles.read().unwrap()[&id].reason, "IdentityDirectoryLost");
     bench.run(60 * SECOND);
     assert_eq!(bench.heard(), [], "neither again, nor as a failure to publish");
     bench.engine.withdraw(id).unwrap();
+    assert!(bench.engine.troubles.read().unwrap().is_empty());
     fs::remove_dir(bench.dir(id).join("stage")).unwrap();
     fs::remove_dir(bench.dir(id)).unwrap();
     bench.enroll(1);
@@ -308,4 +312,21 @@ fn a_jump_renews_everything() {
         assert_eq!(bench.engine.backlog, 0);
     }
     assert_eq!(bench.incidents(), []);
+}
+
+#[test]
+fn a_sandbox_that_asks_gets_one_new_token_a_second() {
+    let mut bench = bench();
+    let id = bench.enroll(1);
+    bench.run(2 * SECOND);
+    let (first, token) = bench.engine.refresh(id).unwrap();
+    let in_the_file = fs::read_to_string(bench.share(id).join("sandbox.jwt")).unwrap();
+    assert_eq!((first.generation, token.expose_secret()), (2, in_the_file.as_str()));
+    for _ in 0..1000 {
+        let (again, same) = bench.engine.refresh(id).unwrap();
+        assert_eq!((again, same.expose_secret()), (first, token.expose_secret()));
+    }
+    bench.run(schedule::REFRESH_MIN);
+    assert_eq!(bench.engine.refresh(id).unwrap().0.generation, 3);
+    assert!(matches!(bench.engine.refresh(Uuid::from_u128(9)), Err(RotationError::Unknown { .. })));
 }

@@ -21,6 +21,7 @@ pub(in crate::rotation) fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         ssh_host_key: String::from("HOST KEY").into(),
         user: DEFAULT_USER,
         main: None,
+        needs_session: false,
         environment: Default::default(),
     }
 }
