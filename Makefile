@@ -55,7 +55,7 @@ test-fast: build-test
 	e2e/lab/test || { echo "the lab's own test failed; the emulator now and then stands still, so once more" >&2; e2e/lab/test; }
 
 # Each group in a lab of its own: short runs, and a lab that fails is made again for that group alone.
-VM_TESTS := lifecycle evidence isolation exec relay tokens identity outages secrets sdk unprivileged
+VM_TESTS := lifecycle evidence isolation exec relay tokens identity operator outages secrets sdk unprivileged
 test-vm: build-test
 	e2e/setup/sdk
 	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 320 --test vm $$group; done

@@ -18,6 +18,8 @@ mod identity;
 mod isolation;
 #[path = "vm/lifecycle.rs"]
 mod lifecycle;
+#[path = "vm/operator.rs"]
+mod operator;
 #[path = "vm/outages.rs"]
 mod outages;
 #[path = "vm/relay.rs"]
@@ -50,6 +52,7 @@ fn main() {
         relay::trials(),
         tokens::trials(),
         identity::trials(),
+        operator::trials(),
         outages::trials(),
         secrets::trials(),
         sdk::trials(),

@@ -249,16 +249,16 @@ mod tests {
         let secrets = Secrets::open(dir.path()).unwrap();
         let (git, none) = (vec!["git".to_owned()], Vec::<String>::new());
         assert_eq!((secrets.revision(&git), secrets.knows("git")), (0, false));
-        secrets.set("git", "TOKEN", "one".into(), 1).unwrap();
+        secrets.set("git", "TOKEN", "geheim".into(), 1).unwrap();
         secrets.set("ai", "TOKEN", "two".into(), 2).unwrap();
         assert_eq!((secrets.revision(&git), secrets.revision(&none)), (1, 0));
         assert_eq!(values(&secrets, &["git", "ai"]), [("TOKEN".into(), "two".into())]);
-        assert_eq!(values(&secrets, &["ai", "git"]), [("TOKEN".into(), "one".into())]);
+        assert_eq!(values(&secrets, &["ai", "git"]), [("TOKEN".into(), "geheim".into())]);
 
         let secrets = Secrets::open(dir.path()).unwrap();
         assert_eq!(secrets.list("").len(), 2);
         assert_eq!(fs::metadata(secrets.path()).unwrap().mode() & 0o777, 0o600);
-        assert!(!format!("{secrets:?}").contains("one"));
+        assert!(!format!("{secrets:?}").contains("geheim"));
         assert_eq!(secrets.remove("git", "TOKEN"), Ok(1));
         assert_eq!((secrets.revision(&git), values(&secrets, &["git"])), (3, vec![]));
         assert!(secrets.knows("git"));

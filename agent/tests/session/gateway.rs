@@ -202,7 +202,10 @@ impl Vm for Gateway {
             state.syncs.push((connection, bearer));
             state.held_secrets = held_secrets;
         });
-        let (stop, provider_env_revision) = (self.state().stop.clone(), self.state().secrets);
+        let (stop, provider_env_revision) = {
+            let state = self.state();
+            (state.stop.clone(), state.secrets)
+        };
         let wall_time = Some(SystemTime::now().into());
         Ok(Response::new(SyncReply { wall_time, stop, provider_env_revision, ..Default::default() }))
     }

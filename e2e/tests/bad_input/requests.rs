@@ -188,7 +188,7 @@ fn a_boot_that_fails_leaves_a_sandbox_with_evidence_that_can_be_deleted() {
     let _gateway = block_on(bench.serve());
     create(&bench, &arguments).refused(4, &["sandbox named dev exists", "choose another name"]);
     shape(&bench);
-    bench.openshell(&["vm", "stop", "dev"]).refused(7, &["cannot stop sandbox dev", "phase Error"]);
+    bench.openshell(&["vm", "stop", "dev"]).refused(5, &["cannot stop sandbox dev", "phase Error"]);
     // Its directory keeps the evidence until the delete, and nothing runs.
     assert!(bench.vmm_processes().is_empty());
     let deleted = bench.openshell(&["vm", "delete", "dev"]);

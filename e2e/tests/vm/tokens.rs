@@ -100,7 +100,7 @@ async fn next_presented(api: &Api, generation: u64) -> (u64, u64) {
     .await
 }
 
-fn vm_socket(world: &World, sandbox: &Sandbox) -> std::path::PathBuf {
+pub(crate) fn vm_socket(world: &World, sandbox: &Sandbox) -> std::path::PathBuf {
     world.places(sandbox).join("ctl/gateway.sock")
 }
 
@@ -113,7 +113,7 @@ fn bearing<T>(message: T, token: Option<&str>) -> Request<T> {
     request
 }
 
-async fn sync(socket: &Path, token: Option<&str>) -> Result<(), Status> {
+pub(crate) async fn sync(socket: &Path, token: Option<&str>) -> Result<(), Status> {
     let mut client = VmClient::new(channel(socket).await.expect("connect"));
     client.sync(bearing(SyncRequest::default(), token)).await.map(drop)
 }

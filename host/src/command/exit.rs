@@ -34,12 +34,12 @@ exit_codes! {
     NotFound = 3,
     /// The name is taken.
     AlreadyExists = 4,
-    /// The gateway does not let the caller do this.
-    Refused = 5,
+    /// The sandbox is in a phase in which this cannot be done, or it was changed by somebody else meanwhile.
+    WrongPhase = 5,
     /// The sandbox did not come up, or is in Error; its evidence is printed.
     SandboxError = 6,
-    /// The sandbox is in a phase in which this cannot be done, or it was changed by somebody else meanwhile.
-    WrongPhase = 7,
+    /// The gateway does not let the caller do this.
+    Refused = 7,
     /// No gateway answers, or it stopped answering, or the sandbox has no session at the moment.
     GatewayUnavailable = 8,
     /// Two programs of different versions do not understand each other.

@@ -80,8 +80,13 @@ impl Agent {
     }
 
     pub(crate) async fn sync(&self) -> Result<SyncReply, Status> {
+        self.sync_holding(0).await
+    }
+
+    /// With secrets of this revision.
+    pub(crate) async fn sync_holding(&self, provider_env_revision: u64) -> Result<SyncReply, Status> {
         let mut client = VmClient::new(self.channel.clone());
-        client.sync(self.request(SyncRequest::default())).await.map(tonic::Response::into_inner)
+        client.sync(self.request(SyncRequest { provider_env_revision })).await.map(tonic::Response::into_inner)
     }
 
     /// Opens a session stream with `first` as its first message; nothing where that is `None`.

@@ -6,6 +6,7 @@
 mod agent;
 mod driver;
 mod guard;
+mod identity;
 mod lifecycle;
 mod relay;
 mod session;
