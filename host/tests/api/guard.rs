@@ -80,7 +80,7 @@ async fn verdict(channel: &Channel, path: &str, bearer: Option<&str>) -> Verdict
         Err(status) if status.code() == Code::PermissionDenied && status.message().starts_with(path) => Verdict::Denied,
         Ok(()) => Verdict::Through,
         Err(status) => {
-            let handlers = [Code::InvalidArgument, Code::NotFound, Code::PermissionDenied];
+            let handlers = [Code::InvalidArgument, Code::NotFound, Code::PermissionDenied, Code::Aborted];
             assert!(handlers.contains(&status.code()), "{path}: {status:?}");
             Verdict::Through
         }
@@ -100,21 +100,21 @@ async fn every_rule_holds_for_every_caller() {
 
     let (vm, user) = (channel(&stage.vm_socket(mine.id)).await, channel(&stage.socket()).await);
     for (path, rule) in RULES {
-        let by_rule = |anyone, user, sandbox| match rule {
+        let by_rule = |anyone, user, sandbox, either| match rule {
             Rule::Anyone => anyone,
             Rule::User => user,
             Rule::Sandbox => sandbox,
-            Rule::Either => Verdict::Through,
+            Rule::Either => either,
         };
         use Verdict::{Denied, Through};
         let unauthenticated = || Verdict::Unauthenticated;
         let callers = [
-            ("its own sandbox", &vm, Some(&own), by_rule(Through, Denied, Through)),
+            ("its own sandbox", &vm, Some(&own), by_rule(Through, Denied, Through, Through)),
             ("another sandbox's token", &vm, Some(&foreign), unauthenticated()),
             ("a deleted sandbox's token", &vm, Some(&of_the_dead), unauthenticated()),
             ("a token below the floor", &vm, Some(&below_floor), unauthenticated()),
-            ("nobody", &vm, None, by_rule(Through, unauthenticated(), unauthenticated())),
-            ("the user", &user, None, by_rule(Through, Through, Denied)),
+            ("nobody", &vm, None, by_rule(Through, unauthenticated(), unauthenticated(), unauthenticated())),
+            ("the user", &user, None, by_rule(Through, Through, Denied, Through)),
             ("the user with a sandbox's token", &user, Some(&own), unauthenticated()),
         ];
         for (who, channel, bearer, expected) in callers {

@@ -196,7 +196,9 @@ async fn a_lease_ends_with_the_newest_token_that_was_presented() {
     assert_eq!(session.next_order().await, None, "the stream ends with the lease of its connection");
     assert!(began.elapsed() < Duration::from_secs(4), "after {:?}", began.elapsed());
     becomes(&mine, "disconnected", |view| !view.record.machine.connected).await;
-    assert_eq!(ending.sync().await.expect_err("over").code(), Code::Unauthenticated);
+    // On another connection: that one is being taken down.
+    let late = Agent::at(&socket, &mine, ending.token.clone()).await;
+    assert_eq!(late.sync().await.expect_err("over").code(), Code::Unauthenticated);
     extended.session(2).await;
     fresh.sync().await.expect("its own lease goes on");
 }
