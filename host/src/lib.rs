@@ -19,5 +19,6 @@ pub mod rotation;
 pub mod sandbox;
 pub mod secrets;
 pub mod session;
+pub mod status;
 pub mod store;
 pub mod tmpfs;

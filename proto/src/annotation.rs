@@ -16,6 +16,3 @@ pub const TOKEN_ISSUER: &str = "openshell.token/issuer";
 pub const TOKEN_SEEN: &str = "openshell.token/seen-generation";
 /// Annotation: from the rename of the newest token to its first presentation, in milliseconds.
 pub const TOKEN_DELAY: &str = "openshell.token/last-delay-ms";
-
-/// Metadata of an error status: a word for programs, like the `reason` of a condition.
-pub const REASON_KEY: &str = "x-openshell-reason";

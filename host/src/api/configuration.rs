@@ -5,7 +5,7 @@ use proto::openshell::sandbox::v1::{
     setting_value::Value,
 };
 use proto::openshell::v1::{UpdateConfigRequest, UpdateConfigResponse};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::lifecycle::workspace;
 use super::reply::WORKSPACE;
@@ -13,6 +13,7 @@ use super::services::Api;
 use crate::sandbox::document::{Configuration, Setting, Update, UpdateError};
 use crate::sandbox::task::{ConfigureError, Handle};
 use crate::session::supervisor::refused;
+use crate::status;
 
 impl Api {
     pub(super) fn configuration(
@@ -49,8 +50,10 @@ impl Api {
         let deleted = request.delete_setting;
         let configuration = match handle.configure(update(request)?).await {
             Ok(configuration) => configuration,
-            Err(ConfigureError::Refused(UpdateError::Invalid(rule))) => return Err(Status::invalid_argument(rule)),
-            Err(ConfigureError::Refused(conflict)) => return Err(Status::aborted(conflict.to_string())),
+            Err(ConfigureError::Refused(UpdateError::Invalid(invalid))) => {
+                return Err(status::invalid(invalid.field, invalid.message));
+            }
+            Err(ConfigureError::Refused(conflict)) => return Err(status::not_now(Code::Aborted, conflict.to_string())),
             Err(ConfigureError::Failed(error)) => return Err(refused(handle, "configure", error)),
         };
         tracing::info!(sandbox = %handle.id, who, version = configuration.version,
@@ -73,11 +76,11 @@ fn update(request: UpdateConfigRequest) -> Result<Update, Status> {
     }
     let setting = match (request.setting_key.is_empty(), request.setting_value, request.delete_setting) {
         (true, None, false) => None,
-        (true, ..) => return Err(Status::invalid_argument("setting_key: name the setting")),
+        (true, ..) => return Err(status::invalid("setting_key", "setting_key: name the setting")),
         (false, None, true) => Some((request.setting_key, None)),
         (false, Some(value), false) => Some((request.setting_key, Some(setting(value)?))),
         (false, ..) => {
-            return Err(Status::invalid_argument("setting_key: give either a setting_value or delete_setting"));
+            return Err(status::invalid("setting_key", "setting_key: give either a setting_value or delete_setting"));
         }
     };
     Ok(Update { document: request.policy, setting, expected: request.expected_resource_version })
@@ -89,7 +92,7 @@ fn setting(value: SettingValue) -> Result<Setting, Status> {
         Some(Value::BoolValue(flag)) => Ok(Setting::Flag(flag)),
         Some(Value::IntValue(number)) => Ok(Setting::Number(number)),
         Some(Value::BytesValue(bytes)) => Ok(Setting::Bytes(bytes)),
-        None => Err(Status::invalid_argument("setting_value: it holds no value")),
+        None => Err(status::invalid("setting_value", "setting_value: it holds no value")),
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::services::Api;
 use crate::session::exec::{Exec, Output, Program, start};
+use crate::status;
 
 /// From the question to the answer, with a handshake between.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -20,7 +21,7 @@ const ANSWER_MAX: usize = 256 * 1024;
 impl Api {
     pub(super) async fn debug_rpc(&self, request: DebugRpcRequest, who: &str) -> Result<DebugRpcReply, Status> {
         let handle = self.find(&request.sandbox)?;
-        let call = match request.call.ok_or_else(|| Status::invalid_argument("call: name one"))? {
+        let call = match request.call.ok_or_else(|| status::invalid("call", "call: name one"))? {
             Call::GetSandboxConfig(DebugGetSandboxConfig { sandbox_id }) => {
                 DebugCall::GetSandboxConfig { sandbox_id: (!sandbox_id.is_empty()).then_some(sandbox_id) }
             }

@@ -17,6 +17,7 @@ use super::lifecycle::workspace;
 use super::services::Api;
 use crate::sandbox::spec;
 use crate::session::exec::{Exec, Input, Output, start};
+use crate::status;
 
 /// What an exec answers.
 pub type ExecEvents = Pin<Box<dyn Stream<Item = Result<ExecSandboxEvent, Status>> + Send>>;
@@ -36,7 +37,7 @@ impl Api {
         drop(input.try_send(Input::Stdin(stdin.into())));
         drop(input.try_send(Input::Eof));
         if request.command.is_empty() {
-            return Err(Status::invalid_argument("command: must not be empty"));
+            return Err(status::invalid("command", "command: must not be empty"));
         }
         self.run(request, inputs).await
     }
@@ -132,18 +133,18 @@ async fn forward(mut inbound: Streaming<ExecSandboxInput>, input: mpsc::Sender<I
 
 fn check(request: &ExecSandboxRequest) -> Result<(), Status> {
     if request.command.len() > ARGS_MAX || request.command.iter().any(|arg| arg.len() > ARG_MAX) {
-        return Err(Status::invalid_argument(format!("command: at most {ARGS_MAX} arguments of {ARG_MAX} bytes")));
+        return Err(status::invalid("command", format!("command: at most {ARGS_MAX} arguments of {ARG_MAX} bytes")));
     }
     if request.command.iter().any(|arg| arg.contains('\0')) || request.workdir.contains('\0') {
-        return Err(Status::invalid_argument("command and workdir may not hold NUL bytes"));
+        return Err(status::invalid("command", "command and workdir may not hold NUL bytes"));
     }
     let variables = request.environment.clone().into_iter().collect();
-    spec::environment(&variables, &["OPENSHELL_PYFUNC_B64"]).map_err(Status::invalid_argument)
+    spec::environment(&variables, &["OPENSHELL_PYFUNC_B64"]).map_err(|error| status::invalid("environment", error))
 }
 
 fn time_limit(request: &ExecSandboxRequest) -> Result<Option<Duration>, Status> {
     let Some(limit) = request.execution_timeout else { return Ok(None) };
-    let limit =
-        Duration::try_from(limit).map_err(|_| Status::invalid_argument("execution_timeout: must not be negative"))?;
+    let limit = Duration::try_from(limit)
+        .map_err(|_| status::invalid("execution_timeout", "execution_timeout: must not be negative"))?;
     Ok((!limit.is_zero()).then_some(limit))
 }

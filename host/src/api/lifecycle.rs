@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use futures_util::stream;
 use prost::Message as _;
-use proto::annotation::REASON_KEY;
 use proto::openshell::datamodel::v1::{WorkspaceSelector, workspace_selector::Selection};
 use proto::openshell::v1::sandbox_stream_event::Payload;
 use proto::openshell::v1::*;
 use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::reply::WORKSPACE;
@@ -22,6 +20,7 @@ use crate::sandbox::driver::{DriverError, DriverReason};
 use crate::sandbox::registry::CreateError;
 use crate::sandbox::task::{AskError, Handle};
 use crate::session::supervisor::refused;
+use crate::status;
 
 /// How long a delete is waited for before it is called accepted instead of completed.
 const DELETE_WAIT: Duration = Duration::from_secs(5);
@@ -53,7 +52,7 @@ impl Api {
         let size = match request.page_size {
             0 => PAGE_DEFAULT,
             1..=PAGE_MAX => request.page_size,
-            _ => return Err(Status::invalid_argument(format!("page_size must be 1 to {PAGE_MAX}"))),
+            _ => return Err(status::invalid("page_size", format!("page_size must be 1 to {PAGE_MAX}"))),
         } as usize;
         if !request.label_selector.is_empty() {
             return Err(Status::unimplemented("label_selector is not served by this gateway; filter the whole list"));
@@ -166,7 +165,7 @@ pub(super) fn workspace(selector: Option<&WorkspaceSelector>) -> Result<(), Stat
 
 fn not_created(error: CreateError) -> Status {
     match error {
-        CreateError::Invalid(message) => Status::invalid_argument(message),
+        CreateError::Invalid(invalid) => status::invalid(invalid.field, invalid.message),
         CreateError::NameTaken(name) => {
             Status::already_exists(format!("a sandbox named {name} exists; delete it or choose another name"))
         }
@@ -183,9 +182,5 @@ fn refused_by_driver(error: &DriverError) -> Status {
         DriverReason::Internal | DriverReason::Runtime | DriverReason::ProgramMissing => Code::Internal,
         _ => Code::FailedPrecondition,
     };
-    let mut metadata = MetadataMap::new();
-    if let Ok(reason) = error.reason.name().parse() {
-        metadata.insert(REASON_KEY, reason);
-    }
-    Status::with_metadata(code, error.to_string(), metadata)
+    status::because(code, &error.reason.name(), error.to_string())
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, GetSandboxConfigResponse};
 use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
 use proto::openshell::v1::*;
@@ -14,6 +15,7 @@ use proto::version::{AGENT_VERSION_KEY, PROTOCOL_KEY, VERSION};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_health::ServingStatus;
 
 use super::caller::{way, who};
 use super::exec::ExecEvents;
@@ -31,6 +33,9 @@ use crate::sandbox::task::{AskError, Handle};
 use crate::sandbox::view::wall_ms;
 use crate::secrets::Secrets;
 use crate::session::supervisor::{AgentVersion, Supervisors, refused};
+
+/// The public service, by name.
+const SERVICE: &str = "openshell.v1.OpenShell";
 
 /// A stream of messages towards a caller.
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -68,7 +73,24 @@ impl Api {
         let openshell = OpenShellServer::new(self.clone()).max_decoding_message_size(largest);
         let vm = VmServer::new(self.clone()).max_decoding_message_size(largest);
         let operator = OperatorServer::new(self.clone()).max_decoding_message_size(largest);
-        Routes::new(openshell).add_service(vm).add_service(operator).prepare()
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(SERVICE)
+            .with_service_name("openshell.vm.v1.Operator")
+            .build_v1()
+            // Compiled in, and tested.
+            .expect("descriptors of our own");
+        // Whoever hears this is served.
+        let (health, served) = tonic_health::server::health_reporter();
+        let reported = async move { health.set_service_status(SERVICE, ServingStatus::Serving).await };
+        reported.now_or_never();
+        Routes::new(openshell)
+            .add_service(vm)
+            .add_service(operator)
+            .add_service(reflection)
+            .add_service(served)
+            .prepare()
     }
 
     fn current_user<T>(&self, request: &Request<T>) -> Result<GetCurrentUserResponse, Status> {

@@ -3,13 +3,14 @@
 use proto::openshell::v1::RefreshSandboxTokenResponse;
 use proto::openshell::vm::v1::TokenReply;
 use secrecy::ExposeSecret as _;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::reply::timestamp;
 use super::services::Api;
 use crate::rotation::error::RotationError;
 use crate::rotation::event::Published;
 use crate::sandbox::task::{Handle, RevokeError};
+use crate::status;
 
 impl Api {
     /// What is in the sandbox's identity directory as well, so that reply and file never disagree.
@@ -39,7 +40,8 @@ impl Api {
             Ok(published) => Ok(reply(&handle, published)),
             Err(RevokeError::NoToken(phase)) => Err(no_token(&handle, phase)),
             Err(RevokeError::Failed(why)) => {
-                Err(Status::unavailable(format!("sandbox {}: nothing is revoked: {why}; repeat it", handle.name)))
+                let message = format!("sandbox {}: nothing is revoked: {why}; repeat it", handle.name);
+                Err(status::not_now(Code::Unavailable, message))
             }
             Err(RevokeError::Gone) => Err(Status::not_found(format!("sandbox {} is gone", handle.name))),
         }
@@ -65,6 +67,9 @@ fn no_token(handle: &Handle, phase: &str) -> Status {
 fn unpublished(handle: &Handle, error: RotationError) -> Status {
     match error {
         RotationError::Unknown { .. } => no_token(handle, handle.view().phase().name()),
-        error => Status::unavailable(format!("sandbox {}: {error}; the old token stays", handle.name)),
+        error => {
+            let message = format!("sandbox {}: {error}; the old token stays", handle.name);
+            status::not_now(Code::Unavailable, message)
+        }
     }
 }

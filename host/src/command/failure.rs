@@ -3,12 +3,12 @@
 use std::fmt;
 use std::io;
 
-use proto::annotation::REASON_KEY;
 use tonic::{Code, Status};
 
 use super::exit::ExitCode;
 use crate::config::ConfigError;
 use crate::config::directories::DirectoryError;
+use crate::status;
 
 /// See the module.
 #[derive(Debug)]
@@ -51,8 +51,8 @@ impl CommandError {
 
 /// The exit code for an answer of the gateway.
 pub(crate) fn code_of(status: &Status) -> ExitCode {
-    let reason = status.metadata().get(REASON_KEY).and_then(|value| value.to_str().ok());
-    if let Some(exit) = reason.and_then(ExitCode::of_reason) {
+    let reason = status::reason(status);
+    if let Some(exit) = reason.as_deref().and_then(ExitCode::of_reason) {
         return exit;
     }
     match status.code() {
@@ -106,10 +106,8 @@ mod tests {
             (Code::DeadlineExceeded, ExitCode::Timeout),
             (Code::Internal, ExitCode::Failed),
         ] {
-            let mut status = Status::new(code, "x");
-            assert_eq!(code_of(&status), exit, "{code:?}");
-            status.metadata_mut().insert(REASON_KEY, "Kvm".parse().unwrap());
-            assert_eq!(code_of(&status), ExitCode::Kvm);
+            assert_eq!(code_of(&Status::new(code, "x")), exit, "{code:?}");
+            assert_eq!(code_of(&status::because(code, "Kvm", "x")), ExitCode::Kvm);
         }
     }
 

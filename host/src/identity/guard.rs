@@ -18,6 +18,9 @@ pub enum Rule {
 /// Every RPC by its full gRPC path. An RPC without a row cannot be called by anybody.
 pub const RULES: &[(&str, Rule)] = &[
     ("/openshell.v1.OpenShell/Health", Rule::Anyone),
+    ("/grpc.health.v1.Health/Check", Rule::Anyone),
+    ("/grpc.health.v1.Health/Watch", Rule::Anyone),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::User),
     ("/openshell.v1.OpenShell/GetGatewayInfo", Rule::User),
     ("/openshell.v1.OpenShell/GetCurrentUser", Rule::User),
     ("/openshell.v1.OpenShell/CreateSandbox", Rule::User),
@@ -88,9 +91,11 @@ mod tests {
     use crate::identity::claims::Claims;
 
     fn served() -> BTreeSet<String> {
-        let descriptors = prost_types::FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap();
+        let sets =
+            [proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET];
+        let decoded = sets.map(|set| prost_types::FileDescriptorSet::decode(set).unwrap());
         let mut paths = BTreeSet::new();
-        for file in &descriptors.file {
+        for file in decoded.iter().flat_map(|set| &set.file) {
             for service in &file.service {
                 for method in &service.method {
                     paths.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
@@ -110,7 +115,8 @@ mod tests {
     #[test]
     fn only_health_is_for_anyone() {
         let open: Vec<_> = RULES.iter().filter(|(_, rule)| *rule == Rule::Anyone).map(|(path, _)| *path).collect();
-        assert_eq!(open, ["/openshell.v1.OpenShell/Health"]);
+        let health = ["/openshell.v1.OpenShell/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+        assert_eq!(open, health);
         assert_eq!(rule("/openshell.v1.OpenShell/Nothing"), None);
         assert_eq!(rule("/openshell.vm.v1.Vm/Sync"), Some(Rule::Sandbox));
     }

@@ -6,6 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest as _, Sha256};
 
+use super::spec::Invalid;
+
 /// The longest document, in bytes: a sandbox has to be able to send and to receive it.
 pub const DOCUMENT_MAX: usize = 64 * 1024;
 const SETTINGS_MAX: usize = 64;
@@ -58,9 +60,9 @@ pub struct Update {
 /// Why a change was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateError {
-    /// Field and rule.
-    #[error("{0}")]
-    Invalid(String),
+    /// A rule is broken.
+    #[error(transparent)]
+    Invalid(Invalid),
     /// Somebody else was faster.
     #[error(
         "the configuration was changed in version {changed_in}, after version {expected}; read it again, and repeat"
@@ -94,12 +96,12 @@ impl Configuration {
         }
         let mut updated = Self { changed_in: next, ..self.clone() };
         if document.is_none() && setting.is_none() {
-            return Err(UpdateError::Invalid("name a policy or a setting_key: there is nothing to change".into()));
+            return Err(invalid("policy", "name a policy or a setting_key: there is nothing to change"));
         }
         if let Some(document) = document {
             if document.len() > DOCUMENT_MAX {
                 let found = document.len();
-                return Err(UpdateError::Invalid(format!("policy: {found} bytes; at most {DOCUMENT_MAX}")));
+                return Err(invalid("policy", format!("policy: {found} bytes; at most {DOCUMENT_MAX}")));
             }
             updated.version += 1;
             updated.document = document;
@@ -111,9 +113,9 @@ impl Configuration {
     }
 
     fn set(&mut self, key: String, value: Option<Setting>) -> Result<(), UpdateError> {
-        let invalid = |rule: String| Err(UpdateError::Invalid(rule));
         if key.is_empty() || key.len() > KEY_MAX || key.chars().any(char::is_control) {
-            return invalid(format!("setting_key: 1 to {KEY_MAX} bytes without control characters"));
+            let rule = format!("setting_key: 1 to {KEY_MAX} bytes without control characters");
+            return Err(invalid("setting_key", rule));
         }
         self.settings_revision += 1;
         let Some(value) = value else {
@@ -126,14 +128,19 @@ impl Configuration {
             Setting::Flag(_) | Setting::Number(_) => 0,
         };
         if length > VALUE_MAX {
-            return invalid(format!("setting_value: at most {VALUE_MAX} bytes"));
+            return Err(invalid("setting_value", format!("setting_value: at most {VALUE_MAX} bytes")));
         }
         self.settings.insert(key, value);
         if self.settings.len() > SETTINGS_MAX {
-            return invalid(format!("setting_key: a sandbox has at most {SETTINGS_MAX} settings"));
+            let rule = format!("setting_key: a sandbox has at most {SETTINGS_MAX} settings");
+            return Err(invalid("setting_key", rule));
         }
         Ok(())
     }
+}
+
+fn invalid(field: &'static str, message: impl Into<String>) -> UpdateError {
+    UpdateError::Invalid(Invalid { field, message: message.into() })
 }
 
 /// Bytes in a JSON document.

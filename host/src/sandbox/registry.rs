@@ -13,7 +13,7 @@ use super::decide::Machine;
 use super::document::Configuration;
 use super::driver::{Compute, DriverError};
 use super::record::{Record, StoreError};
-use super::spec::{Bounds, Spec, check};
+use super::spec::{Bounds, Invalid, Spec, check};
 use super::task::{Beginning, Deps, Ending, Handle, spawn};
 use super::view::wall_ms;
 
@@ -24,7 +24,7 @@ const RESUME: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub enum CreateError {
     /// Field and rule.
-    Invalid(String),
+    Invalid(Invalid),
     /// The name is taken.
     NameTaken(String),
     /// The driver cannot do it.
@@ -148,10 +148,13 @@ impl Registry {
         let made = self.all().into_iter().find(|handle| handle.view().record.spec.request_id == spec.request_id);
         match made {
             Some(handle) if handle.name == name && handle.view().record.spec == *spec => Ok(Some(handle)),
-            Some(handle) => Err(CreateError::Invalid(format!(
-                "request_id: it stands for the request that made sandbox {}; another request needs another one",
-                handle.name
-            ))),
+            Some(handle) => {
+                let message = format!(
+                    "request_id: it stands for the request that made sandbox {}; another request needs another one",
+                    handle.name
+                );
+                Err(CreateError::Invalid(Invalid { field: "request_id", message }))
+            }
             None => Ok(None),
         }
     }

@@ -63,37 +63,53 @@ const MAIN_BYTES_MAX: usize = 256 * 1024;
 /// What else a boot spec holds: ids, addresses and a key.
 const BOOT_SPEC_REST: usize = 64 * 1024;
 
+/// Why a request is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    /// Path of the field in the request.
+    pub field: &'static str,
+    /// What it says, and the rule that it breaks.
+    pub message: String,
+}
+
+impl Invalid {
+    fn of(field: &'static str) -> impl FnOnce(String) -> Self {
+        move |message| Self { field, message }
+    }
+}
+
 /// Checks a create request.
 ///
 /// # Errors
-/// Field and cause of the first thing that is wrong.
-pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, String> {
-    name(&request.name)?;
+/// The first thing that is wrong.
+pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, Invalid> {
+    name(&request.name).map_err(Invalid::of("name"))?;
     let empty = SandboxSpec::default();
     let spec = request.spec.as_ref().unwrap_or(&empty);
     let no_template = SandboxTemplate::default();
     let template = spec.template.as_ref().unwrap_or(&no_template);
     let mut variables: BTreeMap<String, String> = template.environment.clone().into_iter().collect();
     variables.extend(spec.environment.clone());
-    environment(&variables, &[])?;
-    command(&spec.command)?;
+    environment(&variables, &[]).map_err(Invalid::of("spec.environment"))?;
+    command(&spec.command).map_err(Invalid::of("spec.command"))?;
     if request.request_id.len() > REQUEST_ID_MAX {
-        return Err(format!("request_id: at most {REQUEST_ID_MAX} bytes"));
+        return Err(Invalid::of("request_id")(format!("request_id: at most {REQUEST_ID_MAX} bytes")));
     }
-    few("labels", &request.labels)?;
-    few("annotations", &request.annotations)?;
+    few("labels", &request.labels).map_err(Invalid::of("labels"))?;
+    few("annotations", &request.annotations).map_err(Invalid::of("annotations"))?;
     // JSON may need more bytes than the text has.
     let in_boot_spec = serde_json::to_vec(&(&variables, &spec.command)).map_or(usize::MAX, |json| json.len());
     if in_boot_spec > BOOT_SPEC_MAX - BOOT_SPEC_REST {
-        return Err(format!(
+        return Err(Invalid::of("spec.environment")(format!(
             "environment and command: {in_boot_spec} bytes as JSON; at most {} fit into a boot spec",
             BOOT_SPEC_MAX - BOOT_SPEC_REST
-        ));
+        )));
     }
     Ok(Spec {
-        image: image(&template.image, bounds)?,
-        vcpus: vcpus(template, bounds)?,
-        memory_mib: memory(template, bounds)?,
+        image: image(&template.image, bounds).map_err(Invalid::of("spec.template.image"))?,
+        vcpus: vcpus(template, bounds).map_err(Invalid::of("spec.template.resources"))?,
+        memory_mib: memory(template, bounds).map_err(Invalid::of("spec.template.resources"))?,
         command: spec.command.clone(),
         tty: spec.tty,
         await_attachment: request.await_main_process_attachment && !spec.command.is_empty(),
@@ -101,7 +117,7 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, St
         labels: request.labels.clone().into_iter().collect(),
         annotations: request.annotations.clone().into_iter().collect(),
         request_id: request.request_id.clone(),
-        providers: providers(&spec.providers)?,
+        providers: providers(&spec.providers).map_err(Invalid::of("spec.providers"))?,
     })
 }
 
@@ -276,7 +292,10 @@ mod tests {
             (None, Some("lots"), "memory"),
         ] {
             let error = check(&request(cpu, memory), &bounds()).unwrap_err();
-            assert!(error.starts_with(word), "{cpu:?} {memory:?}: {error}");
+            assert!(
+                error.field == "spec.template.resources" && error.message.starts_with(word),
+                "{cpu:?} {memory:?}: {error}"
+            );
         }
     }
 

@@ -14,11 +14,12 @@ use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::relay::RelayStream;
 use super::supervisor::{Supervisors, no_session};
 use crate::sandbox::task::Handle;
+use crate::status;
 
 /// Terminal size where none is given.
 const DEFAULT_SIZE: (u32, u32) = (80, 24);
@@ -112,10 +113,11 @@ pub async fn start(
     if let Program::Command(command) = &exec.program
         && command.encode().len() > ENCODED_MAX
     {
-        return Err(Status::invalid_argument(format!("command: at most {ENCODED_MAX} bytes, encoded as JSON")));
+        return Err(status::invalid("command", format!("command: at most {ENCODED_MAX} bytes, encoded as JSON")));
     }
     let session = supervisors.sessions.of(handle.id).ok_or_else(|| no_session(handle))?;
-    let unavailable = |what: &str, why: String| Status::unavailable(format!("sandbox {}: {what}: {why}", handle.name));
+    let unavailable =
+        |what: &str, why: String| status::not_now(Code::Unavailable, format!("sandbox {}: {what}: {why}", handle.name));
     let relay = supervisors
         .relays
         .open(handle.id, &session, Target::Ssh(SshRelayTarget {}))

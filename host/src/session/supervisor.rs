@@ -10,7 +10,7 @@ use proto::openshell::v1::{GatewayMessage, SessionAccepted, SessionRejected, Sup
 use proto::version::{PROTOCOL, ProtocolRange};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::refusals::Refusals;
@@ -20,6 +20,7 @@ use crate::sandbox::decide::Event;
 use crate::sandbox::phase::Phase;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
+use crate::status;
 
 /// Messages to an agent that may wait to be read.
 const OUTBOUND: usize = 16;
@@ -183,10 +184,10 @@ pub fn no_session(handle: &Handle) -> Status {
     let since = UNIX_EPOCH + Duration::from_millis(view.session_since_ms);
     let since = humantime::format_rfc3339_seconds(since);
     match phase {
-        Phase::Ready | Phase::Provisioning | Phase::Starting => Status::unavailable(format!(
-            "sandbox {name} has no session since {since} (phase {}); it connects by itself",
-            phase.name()
-        )),
+        Phase::Ready | Phase::Provisioning | Phase::Starting => status::not_now(
+            Code::Unavailable,
+            format!("sandbox {name} has no session since {since} (phase {}); it connects by itself", phase.name()),
+        ),
         _ => Status::failed_precondition(format!(
             "sandbox {name} is in phase {} and has no session; start it first",
             phase.name()
@@ -203,7 +204,10 @@ pub fn refused(handle: &Handle, verb: &str, error: AskError) -> Status {
             handle.name,
             phase.name()
         )),
-        AskError::Late => Status::aborted(format!("cannot {verb} sandbox {}: it has changed meanwhile", handle.name)),
+        AskError::Late => {
+            let message = format!("cannot {verb} sandbox {}: it has changed meanwhile", handle.name);
+            status::not_now(Code::Aborted, message)
+        }
         AskError::Gone => Status::not_found(format!("sandbox {} is gone", handle.name)),
         AskError::Store(message) => Status::internal(format!("cannot {verb} sandbox {}: {message}", handle.name)),
     }

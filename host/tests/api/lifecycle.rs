@@ -5,7 +5,6 @@ use std::time::Duration;
 use host::sandbox::decide::Event;
 use host::sandbox::driver::{ComputeDriver as _, DriverReason};
 use host::sandbox::phase::Phase;
-use proto::annotation::REASON_KEY;
 use proto::openshell::datamodel::v1::{WorkspaceSelector, workspace_selector::Selection};
 use proto::openshell::v1::sandbox_stream_event::Payload;
 use proto::openshell::v1::*;
@@ -123,8 +122,8 @@ async fn creates_that_are_refused_leave_nothing() {
     ] {
         stage.driver.refuse(Some(reason));
         let status = user.create_sandbox(named("dev")).await.expect_err("refused");
-        let told = status.metadata().get(REASON_KEY).and_then(|value| value.to_str().ok());
-        assert_eq!((status.code(), told), (code, Some(reason.name().as_str())), "{status:?}");
+        let told = host::status::reason(&status);
+        assert_eq!((status.code(), told), (code, Some(reason.name())), "{status:?}");
         assert!(status.message().ends_with("; try again"), "{status:?}");
     }
     stage.driver.refuse(None);
