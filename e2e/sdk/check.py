@@ -28,7 +28,7 @@ def refused(code, act, what):
         act()
     except grpc.RpcError as error:
         expect(error.code() == code, f"{what}: {code.name}: {error.details()}")
-        return
+        return error
     sys.exit(f"sdk: not refused: {what}")
 
 
@@ -46,6 +46,9 @@ def lives(client, image):
     expect(result.stdout == "from outside", "exec: standard input")
     result = client.exec("sdk", ["/bin/pwd"], workspace=WORKSPACE, workdir="/tmp")
     expect(result.stdout == "/tmp\n", "exec: working directory")
+    factor = 6
+    result = client.exec_python("sdk", lambda number: number * factor, args=[7], workspace=WORKSPACE)
+    expect((result.exit_code, result.stdout) == (0, "42\n"), "exec_python: a function with what it closes over")
     chunks = list(client.exec_stream("sdk", ["/bin/sh", "-c", "echo 1; echo 2"], workspace=WORKSPACE))
     expect(chunks[-1].exit_code == 0 and len(chunks) >= 2, "exec_stream: chunks, then a result")
     result = client.exec("sdk", ["/bin/sleep", "60"], workspace=WORKSPACE, timeout_seconds=1)
@@ -73,11 +76,18 @@ def lives(client, image):
 
 def refusals(client, image):
     spec = pb.SandboxSpec(template=pb.SandboxTemplate(image="/no/such/image"))
-    refused(grpc.StatusCode.NOT_FOUND, lambda: client.create(workspace=WORKSPACE, spec=spec, name="none"), "an unknown image")
+    error = refused(grpc.StatusCode.NOT_FOUND, lambda: client.create(workspace=WORKSPACE, spec=spec, name="none"), "an unknown image")
+    expect(error.error_info.reason == "UnknownImage", "the reason is in the error's details")
     refused(grpc.StatusCode.NOT_FOUND, lambda: client.get("none", workspace=WORKSPACE), "an unknown sandbox")
     refused(grpc.StatusCode.NOT_FOUND, lambda: client.get("none", workspace="other"), "an unknown workspace")
     bad = pb.SandboxSpec(template=pb.SandboxTemplate(image=image), environment={"OPENSHELL_X": "1"})
-    refused(grpc.StatusCode.INVALID_ARGUMENT, lambda: client.create(workspace=WORKSPACE, spec=bad, name="bad"), "a reserved variable")
+    error = refused(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        lambda: client.create(workspace=WORKSPACE, spec=bad, name="bad"),
+        "a reserved variable",
+    )
+    fields = [violation.field for violation in error.field_violations]
+    expect(fields == ["spec.environment"], "the field that is wrong is in the error's details")
     expect(client.list_all(workspace=WORKSPACE) == [], "nothing was made")
 
 

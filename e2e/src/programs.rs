@@ -25,6 +25,11 @@ pub fn test_image() -> PathBuf {
     program("images/test.erofs")
 }
 
+/// The image that a gateway uses where none is named.
+pub fn default_image() -> PathBuf {
+    program("images/debian.erofs")
+}
+
 /// The static program that tests run inside guests.
 pub fn guest_probe() -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/agent/guest-probe");

@@ -25,7 +25,7 @@ const VMM: &str = "vmm";
 
 /// Modules of `host` and what each may name, from the top down: a row names only modules of rows below it.
 /// `gateway` composes everything, and only it and the programs name drivers and stores.
-const MODULES: [(&str, &[&str]); 16] = [
+const MODULES: [(&str, &[&str]); 17] = [
     (
         "gateway",
         &[
@@ -44,16 +44,17 @@ const MODULES: [(&str, &[&str]); 16] = [
         ],
     ),
     ("registration", &["identity", "atomic_file"]),
-    ("command", &["config"]),
+    ("command", &["config", "status"]),
     ("config", &["quantity", "tmpfs"]),
-    ("api", &["session", "sandbox", "rotation", "identity", "secrets", "faults"]),
+    ("api", &["session", "sandbox", "rotation", "identity", "secrets", "status", "faults"]),
     ("driver", &["sandbox", "rotation"]),
     ("store", &["sandbox", "rotation"]),
-    ("session", &["sandbox", "rotation", "identity", "faults"]),
+    ("session", &["sandbox", "rotation", "identity", "status", "faults"]),
     ("sandbox", &["rotation", "identity", "faults", "quantity"]),
     ("rotation", &["identity", "faults", "tmpfs"]),
     ("identity", &["faults"]),
     ("secrets", &["atomic_file"]),
+    ("status", &[]),
     ("faults", &[]),
     ("quantity", &[]),
     ("tmpfs", &[]),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use e2e::programs::{repository, test_image};
+use e2e::programs::{default_image, repository, test_image};
 use e2e::world::World;
 use libtest_mimic::Trial;
 
@@ -17,7 +17,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 async fn registered() {
     let world = World::quick(TTL).await;
-    check(&world, None).await;
+    // Python is in this one.
+    check(&world, &default_image(), None).await;
     assert_eq!(world.traces(), Vec::<String>::new());
 }
 
@@ -26,14 +27,14 @@ async fn clear_text() {
     world.up().await;
     let endpoint = world.registered_endpoint();
     let address = endpoint.strip_prefix("http://").unwrap_or_else(|| panic!("{endpoint} is no clear text"));
-    check(&world, Some(address)).await;
+    check(&world, &test_image(), Some(address)).await;
 }
 
-async fn check(world: &World, endpoint: Option<&str>) {
+async fn check(world: &World, image: &Path, endpoint: Option<&str>) {
     let sdk = repository().join("target/sdk");
     let python = std::fs::read_to_string(sdk.join("python")).expect("e2e/setup/sdk has been run");
     let mut command = tokio::process::Command::new(Path::new(python.trim()));
-    command.arg(repository().join("e2e/sdk/check.py")).arg(test_image().canonicalize().expect("canonical path"));
+    command.arg(repository().join("e2e/sdk/check.py")).arg(image.canonicalize().expect("canonical path"));
     command.args(endpoint).env_clear().envs(world.environment()).env("PYTHONPATH", sdk.join("site"));
     let output = command.kill_on_drop(true).output().await.expect("run python");
     let stdout = String::from_utf8_lossy(&output.stdout);

@@ -11,5 +11,6 @@ mod lifecycle;
 mod relay;
 mod session;
 mod stage;
+mod standard;
 mod store;
 mod walk;
