@@ -44,7 +44,10 @@ use crate::session::supervisor::Supervisors;
 use crate::store::lock::{DirectoryLock, LockError};
 use crate::store::sqlite::{OpenError, SqliteStore};
 
+pub mod init;
+
 mod claim;
+mod keys;
 mod tcp;
 
 /// The largest message of a user: an exec with all that it may carry.
@@ -107,14 +110,14 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     prepare_runtime_dir(&config.gateway.runtime_dir, uid)?;
     let _runtime_lock = DirectoryLock::take(&config.gateway.runtime_dir)?;
     let store = Arc::new(SqliteStore::open(state_dir)?);
-    let keys = Keys::load_or_create(&state_dir.join("jwt"))?;
-    let certificates = Certificates::load_or_create(&state_dir.join("tls"))?;
+    let keys = keys::open(&state_dir.join(keys::DIR), &store)?;
+    let certificates = Certificates::load_or_create(&state_dir.join(keys::CERTIFICATES_DIR))?;
     let host_keys = Arc::new(HostKeys::load_or_create(state_dir).map_err(StartError::HostKeys)?);
     claim::claim(&config.gateway.runtime_dir, store.gateway_id())?;
     let tcp = tcp::bind(&config.gateway).await?;
     let gateway = compose(config, uid, &store, &keys, host_keys)?;
-    tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), issuer = authority(&store.gateway_id()),
-        ttl = ?config.gateway.token_ttl, agent = %config.gateway.agent_bin.display(), state = %state_dir.display(),
+    tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), verify_kids = keys.retired().join(" "),
+        issuer = authority(&store.gateway_id()), ttl = ?config.gateway.token_ttl, state = %state_dir.display(),
         "gateway starts");
     let adopted = gateway.registry.adopt().await?;
     tracing::info!(sandboxes = adopted, "took over the sandboxes of this state directory");
