@@ -119,6 +119,12 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), verify_kids = keys.retired().join(" "),
         issuer = authority(&store.gateway_id()), ttl = ?config.gateway.token_ttl, state = %state_dir.display(),
         "gateway starts");
+    // Not yet a reason to end: what runs already goes on, and a create says it again.
+    match gateway.driver.inspect_agent().await {
+        Ok(agent) => tracing::info!(path = %agent.path.display(), sha256 = agent.digest, version = agent.version,
+            protocol = %agent.protocol, "guests get this agent"),
+        Err(error) => tracing::warn!(%error, "guests cannot be booted"),
+    }
     let adopted = gateway.registry.adopt().await?;
     tracing::info!(sandboxes = adopted, "took over the sandboxes of this state directory");
     let following = follow(gateway.events, gateway.registry.clone(), gateway.sessions);
@@ -145,6 +151,7 @@ struct Composed {
     rotation: Rotation,
     sessions: Sessions,
     serving: Serving,
+    driver: Arc<VmDriver>,
     events: UnboundedReceiver<RotationEvent>,
 }
 
@@ -171,11 +178,11 @@ fn compose(
     })?;
     let (sessions, relays, refusals) = (Sessions::default(), Relays::default(), Arc::new(Refusals::default()));
     let listeners = Arc::new(VmListeners::new(Connections::new(), sessions.clone(), refusals.clone()));
-    let driver: Arc<dyn ComputeDriver> = Arc::new(VmDriver::new(vm_driver(config)));
+    let driver = Arc::new(VmDriver::new(vm_driver(config)));
     let drivers = vec![driver.name().to_string()];
     let deps = Deps {
         store: store.clone(),
-        driver,
+        driver: driver.clone(),
         rotation: rotation.clone(),
         link: listeners.clone(),
         host_keys: host_keys.clone(),
@@ -220,7 +227,7 @@ fn compose(
         authority: Arc::new(guard),
     };
     listeners.serve(serving.clone());
-    Ok(Composed { registry, rotation, sessions, serving, events })
+    Ok(Composed { registry, rotation, sessions, serving, driver, events })
 }
 
 fn vm_driver(config: &Config) -> VmDriverConfig {

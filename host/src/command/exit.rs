@@ -56,6 +56,8 @@ exit_codes! {
     Jail = 24,
     /// libkrun refused the configuration.
     Libkrun = 25,
+    /// The agent cannot be used: no static program for this machine, or of another protocol.
+    Agent = 26,
     /// Another gateway holds the state directory.
     StateLocked = 40,
     /// The runtime directory is not a tmpfs, not one's own, open to others, or cannot be made.
