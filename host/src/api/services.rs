@@ -7,7 +7,7 @@ use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
 use proto::openshell::v1::*;
 use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
 use proto::openshell::vm::v1::{StopOrder, SyncReply, SyncRequest};
-use proto::version::{AGENT_VERSION_KEY, PROTOCOL_KEY, VERSION};
+use proto::version::VERSION;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -25,7 +25,8 @@ use crate::sandbox::phase::Phase;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
 use crate::sandbox::view::wall_ms;
-use crate::session::supervisor::{AgentVersion, Supervisors, refused};
+use crate::session::agent::AgentVersion;
+use crate::session::supervisor::{Supervisors, refused};
 
 /// A stream of messages towards a caller.
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -91,14 +92,6 @@ impl Api {
         });
         let published_generation = self.rotation.published(handle.id).map(|p| p.generation).unwrap_or_default();
         SyncReply { wall_time: Some(timestamp(wall_ms(&*self.clock))), published_generation, stop }
-    }
-}
-
-fn agent_version<T>(request: &Request<T>) -> AgentVersion {
-    let text = |key: &str| request.metadata().get(key).and_then(|value| value.to_str().ok());
-    AgentVersion {
-        version: text(AGENT_VERSION_KEY).unwrap_or("unknown").chars().take(64).collect(),
-        protocol: text(PROTOCOL_KEY).and_then(|range| range.parse().ok()),
     }
 }
 
@@ -178,7 +171,7 @@ impl OpenShell for Api {
         request: Request<Streaming<SupervisorMessage>>,
     ) -> Result<Response<Self::ConnectSupervisorStream>, Status> {
         let handle = self.caller(&request)?;
-        let agent = agent_version(&request);
+        let agent = AgentVersion::read(|key| request.metadata().get(key)?.to_str().ok());
         let outbound = self.supervisors.connect(handle.id, agent, request.into_inner()).await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound).map(Ok))))
     }

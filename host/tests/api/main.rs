@@ -11,4 +11,5 @@ mod relay;
 mod session;
 mod stage;
 mod store;
+mod versions;
 mod walk;
