@@ -64,7 +64,7 @@ exit_codes! {
     RuntimeDir = 41,
     /// The state directory is not one's own, open to others, or not writable.
     StateDir = 42,
-    /// The signing keys are half-written, unreadable, or not those of this gateway.
+    /// The signing keys are missing, half-written, unreadable, or not those of this gateway.
     Keys = 43,
     /// The store is damaged or unreadable.
     StoreCorrupt = 44,
