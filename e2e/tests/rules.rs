@@ -40,6 +40,7 @@ const MODULES: [(&str, &[&str]); 15] = [
             "identity",
             "registration",
             "faults",
+            "atomic_file",
         ],
     ),
     ("registration", &["identity", "atomic_file"]),

@@ -47,7 +47,7 @@ async fn without_token(stage: &Stage, handle: &Handle, metadata: &[(&'static str
     for (key, value) in metadata {
         request.metadata_mut().insert(*key, value.parse().expect("ASCII"));
     }
-    client.connect_supervisor(request).await.err().expect("refused")
+    client.connect_supervisor(request).await.expect_err("refused")
 }
 
 #[tokio::test(flavor = "multi_thread")]

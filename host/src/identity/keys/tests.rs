@@ -226,10 +226,10 @@ fn a_replacement_keeps_the_public_halves_of_good_keys_only() {
     };
     let place = made();
     let kid = Keys::load(&place.dir).unwrap().kid().to_owned();
-    assert_eq!(retired(&place, &[&kid]), [kid.clone()]);
+    assert_eq!(retired(&place, &[&kid]), [&*kid]);
     assert!(retired(&place, &["another"]).is_empty(), "another state directory's");
     fs::remove_file(place.dir.join(SIGNING_FILE)).unwrap();
-    assert_eq!(retired(&place, &[&kid]), [kid.clone()], "what is lost is only the private half");
+    assert_eq!(retired(&place, &[&kid]), [&*kid], "what is lost is only the private half");
     assert!(retired(&place, &["another"]).is_empty());
     let place = made();
     chmod(&place.dir.join(SIGNING_FILE), 0o644);
