@@ -46,7 +46,8 @@ fn init_makes_everything_once_and_a_gateway_starts_with_it() {
     let bench = Bench::new();
     let made = init(&bench, &[]);
     assert_eq!(states(&made), ["new"; 4], "{made}");
-    for name in ["jwt/signing.pem", "jwt/public.pem", "jwt/kid", "tls/ca.crt", "tls/server.key", "tls/client.crt"] {
+    let keys = ["jwt/signing.pem", "jwt/public.pem", "jwt/kid", "tls/ca.crt", "tls/server.key", "tls/client.crt"];
+    for name in keys.into_iter().chain(["gateway.db", "ssh_host.seed"]) {
         let file = fs::metadata(bench.state().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(file.mode() & 0o7777, 0o600, "{name}");
     }

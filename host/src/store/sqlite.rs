@@ -1,6 +1,8 @@
 //! The one implementation of [`Store`]: a row per sandbox, the record as a JSON document.
 
+use std::fs::OpenOptions;
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -71,6 +73,8 @@ impl SqliteStore {
     /// [`OpenError`]; the file is left as it was.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let path = state_dir.join("gateway.db");
+        // What SQLite makes beside it later gets the same permissions. It also says best what is wrong with a place.
+        let _there_already = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut connection = Connection::open(&path).map_err(|e| explain(&path, e))?;
         check(&connection, &path)?;
         let gateway_id = prepare(&mut connection).map_err(|e| explain(&path, e))?;
