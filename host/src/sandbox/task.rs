@@ -173,12 +173,15 @@ pub fn spawn(
     let (commands, inbox) = mpsc::channel(32);
     let session_since_ms = wall_ms(&*deps.clock);
     let (publisher, view) = watch::channel(Arc::new(View { record: record.clone(), session_since_ms }));
+    // Who sees the last view close must not find the sandbox any more.
+    let open = publisher.clone();
     let handle = Handle { id: record.id, name: record.name.clone(), commands, view };
     let owner =
         Owner { deps, record, publisher, session_since_ms, gone: None, deadline: None, up_since: None, removed: false };
     tokio::spawn(async move {
         let outcome = tokio::spawn(owner.run(inbox, beginning)).await;
         ended(if outcome.is_ok() { Ending::Removed } else { Ending::Panicked });
+        drop(open);
     });
     handle
 }
