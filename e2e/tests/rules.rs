@@ -41,6 +41,7 @@ const MODULES: [(&str, &[&str]); 17] = [
             "secrets",
             "registration",
             "faults",
+            "atomic_file",
         ],
     ),
     ("registration", &["identity", "atomic_file"]),

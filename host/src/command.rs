@@ -11,6 +11,8 @@ use crate::config::Environment;
 
 pub mod exit;
 pub mod failure;
+pub(crate) mod table;
+pub(crate) mod view;
 
 mod arguments;
 mod attach;
@@ -31,14 +33,13 @@ mod start;
 mod starter;
 mod stop;
 mod stream;
-mod table;
 mod terminal;
 mod token;
-mod view;
 mod watch;
 
 pub use exit::ExitCode;
 pub use failure::CommandError;
+pub use gateway::InitFlags;
 
 use connect::Gateway;
 use console::Console;
@@ -62,7 +63,7 @@ enum Noun {
     /// The same, with microVMs as the driver
     #[command(subcommand)]
     Vm(SandboxVerb),
-    /// Run the gateway, or ask how it is
+    /// Run the gateway, make its keys, or ask how it is
     #[command(subcommand)]
     Gateway(gateway::GatewayVerb),
     /// What a sandbox's token claims, and new ones; never the token
@@ -141,6 +142,7 @@ async fn run(line: CommandLine, environment: &Environment, console: &mut Console
     match &line.noun {
         Noun::Sandbox(verb) | Noun::Vm(verb) => verb.run(&gateway()?, console).await,
         Noun::Gateway(gateway::GatewayVerb::Run(verb)) => verb.run(environment),
+        Noun::Gateway(gateway::GatewayVerb::Init(verb)) => verb.run(environment),
         Noun::Gateway(gateway::GatewayVerb::Status(verb)) => verb.run(&gateway()?, console).await,
         Noun::Token(verb) => verb.run(&gateway()?, console).await,
         Noun::Secret(verb) => verb.run(&gateway()?, console).await,

@@ -45,7 +45,10 @@ use crate::session::supervisor::Supervisors;
 use crate::store::lock::{DirectoryLock, LockError};
 use crate::store::sqlite::{OpenError, SqliteStore};
 
+pub mod init;
+
 mod claim;
+mod keys;
 mod tcp;
 
 /// The largest message of a user: an exec with all that it may carry.
@@ -111,16 +114,22 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     prepare_runtime_dir(&config.gateway.runtime_dir, uid)?;
     let _runtime_lock = DirectoryLock::take(&config.gateway.runtime_dir)?;
     let store = Arc::new(SqliteStore::open(state_dir)?);
-    let keys = Keys::load_or_create(&state_dir.join("jwt"))?;
-    let certificates = Certificates::load_or_create(&state_dir.join("tls"))?;
+    let keys = keys::open(&state_dir.join(keys::DIR), &store)?;
+    let certificates = Certificates::load_or_create(&state_dir.join(keys::CERTIFICATES_DIR))?;
     let host_keys = Arc::new(HostKeys::load_or_create(state_dir).map_err(StartError::HostKeys)?);
     claim::claim(&config.gateway.runtime_dir, store.gateway_id())?;
     let tcp = tcp::bind(&config.gateway).await?;
     let secrets = Arc::new(Secrets::open(state_dir)?);
     let gateway = compose(config, uid, &store, &keys, host_keys, secrets)?;
-    tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), issuer = authority(&store.gateway_id()),
-        ttl = ?config.gateway.token_ttl, agent = %config.gateway.agent_bin.display(), state = %state_dir.display(),
+    tracing::info!(gateway = %store.gateway_id(), kid = keys.kid(), verify_kids = keys.retired().join(" "),
+        issuer = authority(&store.gateway_id()), ttl = ?config.gateway.token_ttl, state = %state_dir.display(),
         "gateway starts");
+    // Not yet a reason to end: what runs already goes on, and a create says it again.
+    match gateway.driver.inspect_agent().await {
+        Ok(agent) => tracing::info!(path = %agent.path.display(), sha256 = agent.digest, version = agent.version,
+            protocol = %agent.protocol, "guests get this agent"),
+        Err(error) => tracing::warn!(%error, "guests cannot be booted"),
+    }
     let adopted = gateway.registry.adopt().await?;
     tracing::info!(sandboxes = adopted, "took over the sandboxes of this state directory");
     let following = follow(gateway.events, gateway.registry.clone(), gateway.sessions);
@@ -147,6 +156,7 @@ struct Composed {
     rotation: Rotation,
     sessions: Sessions,
     serving: Serving,
+    driver: Arc<VmDriver>,
     events: UnboundedReceiver<RotationEvent>,
 }
 
@@ -174,11 +184,11 @@ fn compose(
     })?;
     let (sessions, relays, refusals) = (Sessions::default(), Relays::default(), Arc::new(Refusals::default()));
     let listeners = Arc::new(VmListeners::new(Connections::new(), sessions.clone(), refusals.clone()));
-    let driver: Arc<dyn ComputeDriver> = Arc::new(VmDriver::new(vm_driver(config)));
+    let driver = Arc::new(VmDriver::new(vm_driver(config)));
     let drivers = vec![driver.name().to_string()];
     let deps = Deps {
         store: store.clone(),
-        driver,
+        driver: driver.clone(),
         rotation: rotation.clone(),
         link: listeners.clone(),
         host_keys: host_keys.clone(),
@@ -225,7 +235,7 @@ fn compose(
         authority: Arc::new(guard),
     };
     listeners.serve(serving.clone());
-    Ok(Composed { registry, rotation, sessions, serving, events })
+    Ok(Composed { registry, rotation, sessions, serving, driver, events })
 }
 
 fn vm_driver(config: &Config) -> VmDriverConfig {

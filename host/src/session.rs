@@ -3,6 +3,7 @@
 //! A session is the agent's outbound `ConnectSupervisor` stream. A relay is a byte stream that the gateway asks for
 //! on the session and the agent opens back as `RelayStream`. Execs run over SSH inside a relay.
 
+pub mod agent;
 pub mod exec;
 pub mod refusals;
 pub mod relay;

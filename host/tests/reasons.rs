@@ -14,6 +14,7 @@ fn a_drivers_reason_is_found_as_an_exit_code() {
         (DriverReason::Kvm, ExitCode::Kvm),
         (DriverReason::Jail, ExitCode::Jail),
         (DriverReason::Libkrun, ExitCode::Libkrun),
+        (DriverReason::Agent, ExitCode::Agent),
         (DriverReason::ProgramMissing, ExitCode::ProgramMissing),
     ] {
         assert_eq!(ExitCode::of_reason(&reason.name()), Some(exit));

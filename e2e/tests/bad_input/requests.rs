@@ -90,6 +90,41 @@ fn a_program_or_library_that_is_missing_is_named() {
     }
 }
 
+#[test]
+fn an_agent_that_no_guest_can_run_is_named() {
+    let bench = Bench::new();
+    let (script, dynamic, other) = (bench.path("script"), bench.path("dynamic"), bench.path("other"));
+    fs::write(&script, "#!/bin/sh\necho 'openshell-agent 0.1.0 (protocol 1-1)'\n").expect("write");
+    fs::copy("/bin/true", &dynamic).expect("copy");
+    let mut program = fs::read(program("openshell-agent")).expect("read the agent");
+    // `e_machine`: RISC-V.
+    program[18..20].copy_from_slice(&243_u16.to_le_bytes());
+    fs::write(&other, program).expect("write");
+    let mut bench = bench;
+    for (path, words) in [
+        (&script, ["is not a 64-bit ELF program", "openshell.gateway.agent_bin"]),
+        (&dynamic, ["is linked dynamically", "static openshell-agent that came with gateway"]),
+        (&other, ["is a program for riscv", "static openshell-agent that came with gateway"]),
+    ] {
+        set_mode(path, 0o755);
+        bench = bench.with("OPENSHELL_GATEWAY_AGENT_BIN", path.to_str());
+        let gateway = block_on(bench.serve());
+        let line = create(&bench, &["--name", "dev", "--from", &image()]).refused(26, &words);
+        assert!(line.contains(&path.display().to_string()), "{line}");
+        bench.nothing_is_left();
+        assert_eq!(block_on(gateway.stop()).code(), Some(0));
+        let log = fs::read_to_string(bench.log()).expect("the log");
+        assert!(log.lines().any(|line| line.contains("guests cannot be booted") && line.contains(words[0])), "{log}");
+    }
+    let bench = bench.with("OPENSHELL_GATEWAY_AGENT_BIN", None);
+    block_on(bench.serves_once());
+    let log = fs::read_to_string(bench.log()).expect("the log");
+    let line = log.lines().find(|line| line.contains("guests get this agent")).expect("the agent at the start");
+    for word in ["sha256=", "version=", "protocol=", "openshell-agent"] {
+        assert!(line.contains(word), "{line}");
+    }
+}
+
 /// What the vmm itself says of this machine; nothing where a guest boots.
 fn verdict(bench: &Bench) -> Option<(i32, Value)> {
     let (agent, libkrunfw) = (program("openshell-agent"), program("libkrunfw.so.5"));

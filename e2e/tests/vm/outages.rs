@@ -13,6 +13,7 @@ use crate::{TTL, trial};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("outages::a_gateway_that_is_away_for_longer_than_the_ttl_is_not_missed", gateway_away),
+        trial("outages::keys_that_are_lost_are_replaced_under_a_running_sandbox", keys_lost),
         trial("outages::a_vmm_that_is_killed_is_started_again", vmm_killed),
     ]
 }
@@ -59,6 +60,35 @@ async fn gateway_away() {
     world.delete("running").await;
     world.delete("resting").await;
     assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// Nothing of the old key is left, and nothing in the guest is told of the new one but by its token.
+async fn keys_lost() {
+    let mut world = World::quick(TTL).await;
+    let sandbox = world.ready("running", &TICKER).await;
+    let boot_id = world.api().await.sh("running", "cat /proc/sys/kernel/random/boot_id").await;
+    let (vmm, before) = (world.vmm(&sandbox), key(&world).await);
+    world.gateway.take().expect("a gateway").stop().await;
+    std::fs::remove_dir_all(world.state().join("jwt")).expect("lose the keys");
+    let refused = world.openshell(&["gateway", "init"]).await;
+    assert_eq!(refused.status.code(), Some(43), "{refused:?}");
+    let made = world.openshell(&["gateway", "init", "--new-keys"]).await;
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    world.up().await;
+    same_vm(&world, "after the loss of all keys", &boot_id).await;
+    assert_eq!(world.vmm(&sandbox), vmm);
+    assert_ne!(key(&world).await, before);
+    let gap = longest_gap(&ticks(&world.api().await, "running").await);
+    assert!(gap < 1.0, "the main process stood still for {gap:.2} s");
+    world.delete("running").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// The key of the sandbox's token.
+async fn key(world: &World) -> String {
+    let sandbox = world.api().await.get("running").await.expect("the sandbox");
+    let annotations = sandbox.metadata.expect("metadata").annotations;
+    annotations.get(proto::annotation::TOKEN_KEY).cloned().expect("a key")
 }
 
 async fn same_vm(world: &World, when: &str, boot_id: &str) {

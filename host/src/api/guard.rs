@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use tonic::Status;
@@ -23,10 +23,14 @@ use crate::rotation::clock::Clock;
 use crate::rotation::leases::Lease;
 use crate::rotation::receipts::Receipts;
 use crate::sandbox::registry::Registry;
+use crate::session::agent::{AgentVersion, FORMER_SECRET, give_up};
 use crate::session::refusals::Refusals;
 
 /// How long a request of a sandbox may take until its answer begins.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// The RPC with which an agent begins.
+const SESSION: &str = "/openshell.v1.OpenShell/ConnectSupervisor";
 
 /// What authentication works with.
 pub struct Authority {
@@ -74,6 +78,9 @@ impl<S> Guarded<S> {
         }
         permits(rule, &principal).map_err(|denial| {
             self.refused(path, &denial.to_string());
+            if denial == Denial::Unauthenticated && path == SESSION {
+                self.without_token(request.headers());
+            }
             match denial {
                 Denial::Unauthenticated => Status::unauthenticated(PUBLIC_REFUSAL),
                 Denial::UsersOnly | Denial::SandboxesOnly => Status::permission_denied(format!("{path}: {denial}")),
@@ -100,6 +107,17 @@ impl<S> Guarded<S> {
             faults::crash(faults::AFTER_RECEIPT);
             tracing::info!(sandbox = %id, generation = claims.generation, jti = %claims.jti,
                 delay_us = delay.as_micros() as u64, "audit: first presentation");
+        }
+    }
+
+    /// An agent of this protocol shows a token or says nothing. Only on its way up does that end a sandbox: later,
+    /// whoever can reach this socket from in there would have a switch that turns it off.
+    fn without_token(&self, headers: &HeaderMap) {
+        let Transport::Vm { sandbox_id } = self.transport else { return };
+        let Some(handle) = self.authority.registry.get(sandbox_id) else { return };
+        if handle.view().phase().is_booting() {
+            let agent = AgentVersion::read(|key| headers.get(key)?.to_str().ok());
+            give_up(&handle, agent.without_token(headers.contains_key(FORMER_SECRET)));
         }
     }
 

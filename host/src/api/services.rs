@@ -11,7 +11,7 @@ use proto::openshell::v1::*;
 use proto::openshell::vm::v1::operator_server::{Operator, OperatorServer};
 use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
 use proto::openshell::vm::v1::*;
-use proto::version::{AGENT_VERSION_KEY, PROTOCOL_KEY, VERSION};
+use proto::version::VERSION;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -32,7 +32,8 @@ use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
 use crate::sandbox::view::wall_ms;
 use crate::secrets::Secrets;
-use crate::session::supervisor::{AgentVersion, Supervisors, refused};
+use crate::session::agent::AgentVersion;
+use crate::session::supervisor::{Supervisors, refused};
 
 /// The public service, by name.
 const SERVICE: &str = "openshell.v1.OpenShell";
@@ -134,14 +135,6 @@ impl Api {
     }
 }
 
-fn agent_version<T>(request: &Request<T>) -> AgentVersion {
-    let text = |key: &str| request.metadata().get(key).and_then(|value| value.to_str().ok());
-    AgentVersion {
-        version: text(AGENT_VERSION_KEY).unwrap_or("unknown").chars().take(64).collect(),
-        protocol: text(PROTOCOL_KEY).and_then(|range| range.parse().ok()),
-    }
-}
-
 #[tonic::async_trait]
 impl OpenShell for Api {
     type WatchSandboxStream = Events;
@@ -225,7 +218,7 @@ impl OpenShell for Api {
         request: Request<Streaming<SupervisorMessage>>,
     ) -> Result<Response<Self::ConnectSupervisorStream>, Status> {
         let handle = self.caller(&request)?;
-        let agent = agent_version(&request);
+        let agent = AgentVersion::read(|key| request.metadata().get(key)?.to_str().ok());
         let outbound = self.supervisors.connect(handle.id, agent, request.into_inner()).await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound).map(Ok))))
     }

@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser;
-use host::command::exit;
+use clap::{Parser, Subcommand};
+use host::command::{InitFlags, exit};
 use host::config::{Config, Environment, GatewayFlags};
 use host::gateway::{StartError, run};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
@@ -14,10 +15,18 @@ use tracing_subscriber::EnvFilter;
 
 /// Serves sandboxes to the local user, and identity to sandboxes.
 #[derive(Parser)]
-#[command(name = "openshell-gateway", version)]
+#[command(name = "openshell-gateway", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(flatten)]
     flags: GatewayFlags,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make keys, certificates and the store in the state directory, and end
+    Init(InitFlags),
 }
 
 /// Keys and tokens are in this process's memory, and each sandbox takes a few descriptors.
@@ -44,7 +53,11 @@ fn main() -> ExitCode {
             return exit::ExitCode::Failed.into();
         }
     };
-    let config = match Config::load(&arguments.flags, &environment) {
+    let flags = match &arguments.verb {
+        Some(Verb::Init(init)) => &init.flags,
+        None => &arguments.flags,
+    };
+    let config = match Config::load(flags, &environment) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("error: {error}");
@@ -53,6 +66,9 @@ fn main() -> ExitCode {
     };
     let filter = EnvFilter::try_new(&config.gateway.log).unwrap_or_default();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    if let Some(Verb::Init(flags)) = &arguments.verb {
+        return init(&config, flags);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -65,6 +81,24 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             code(&error).into()
+        }
+    }
+}
+
+fn init(config: &Config, flags: &InitFlags) -> ExitCode {
+    let made = match host::gateway::init::init(config, flags.new_keys) {
+        Ok(made) => made,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return code(&error).into();
+        }
+    };
+    let text = if flags.is_json() { made.json() } else { made.table() };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => exit::ExitCode::Ok.into(),
+        Err(error) => {
+            eprintln!("error: failed to write to standard output: {error}");
+            exit::ExitCode::Failed.into()
         }
     }
 }

@@ -56,13 +56,15 @@ exit_codes! {
     Jail = 24,
     /// libkrun refused the configuration.
     Libkrun = 25,
+    /// The agent cannot be used: no static program for this machine, or of another protocol.
+    Agent = 26,
     /// Another gateway holds the state directory.
     StateLocked = 40,
     /// The runtime directory is not a tmpfs, not one's own, open to others, or cannot be made.
     RuntimeDir = 41,
     /// The state directory is not one's own, open to others, or not writable.
     StateDir = 42,
-    /// The signing keys are half-written, unreadable, or not those of this gateway.
+    /// The signing keys are missing, half-written, unreadable, or not those of this gateway.
     Keys = 43,
     /// The store is damaged or unreadable.
     StoreCorrupt = 44,

@@ -1,5 +1,6 @@
-//! `openshell gateway run` and `openshell gateway status`
+//! `openshell gateway run`, `openshell gateway init` and `openshell gateway status`
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 
 use clap::{Args, Subcommand};
@@ -19,6 +20,8 @@ use crate::config::{Environment, GatewayFlags};
 pub(crate) enum GatewayVerb {
     /// Run a gateway in the foreground
     Run(Run),
+    /// Make keys, certificates and the store in the state directory, without starting a gateway
+    Init(InitFlags),
     /// Tell whether a gateway runs, and which
     Status(Status),
 }
@@ -32,11 +35,42 @@ pub(crate) struct Run {
 impl Run {
     /// Becomes the gateway: same process, same terminal, same signals.
     pub(crate) fn run(&self, environment: &Environment) -> Result<u8, CommandError> {
-        let program = environment.executable_dir.join("openshell-gateway");
-        let cause = std::process::Command::new(&program).args(self.flags.to_arguments()).exec();
-        let message =
-            format!("failed to run the gateway {}: {cause}; it belongs beside this program", program.display());
-        Err(CommandError::new(ExitCode::ProgramMissing, message))
+        become_gateway(environment, self.flags.to_arguments())
+    }
+}
+
+fn become_gateway(environment: &Environment, arguments: Vec<OsString>) -> Result<u8, CommandError> {
+    let program = environment.executable_dir.join("openshell-gateway");
+    let cause = std::process::Command::new(&program).args(arguments).exec();
+    let message = format!("failed to run the gateway {}: {cause}; it belongs beside this program", program.display());
+    Err(CommandError::new(ExitCode::ProgramMissing, message))
+}
+
+/// Of `openshell gateway init`, and of `openshell-gateway init`, which does it.
+#[derive(Debug, Args)]
+pub struct InitFlags {
+    /// As for a gateway that runs.
+    #[command(flatten)]
+    pub flags: GatewayFlags,
+    /// Replace the signing keys; tokens of the old ones count until they are over, where those could be read
+    #[arg(long)]
+    pub new_keys: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl InitFlags {
+    /// Whether the result is for a script.
+    pub fn is_json(&self) -> bool {
+        self.output.output == Format::Json
+    }
+
+    pub(crate) fn run(&self, environment: &Environment) -> Result<u8, CommandError> {
+        let mut arguments = vec!["init".into()];
+        arguments.extend(self.flags.to_arguments());
+        arguments.extend(self.new_keys.then(|| "--new-keys".into()));
+        arguments.extend(self.is_json().then(|| "--output=json".into()));
+        become_gateway(environment, arguments)
     }
 }
 

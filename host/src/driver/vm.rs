@@ -18,10 +18,11 @@ use proto::{
 use uuid::Uuid;
 
 use crate::{
-    driver::vm::{keepers::Keepers, places::Sandboxes, probe::Prober},
-    sandbox::driver::{Compute, ComputeDriver, DriverError, DriverReason, Places, Task},
+    driver::vm::{agent::Agent, keepers::Keepers, places::Sandboxes, probe::Prober},
+    sandbox::driver::{AgentFile, Compute, ComputeDriver, DriverError, DriverReason, Places, Task},
 };
 
+mod agent;
 mod console;
 #[cfg(test)]
 mod fake;
@@ -61,6 +62,7 @@ pub struct VmDriver {
     sandboxes: Sandboxes,
     keepers: Arc<Keepers>,
     prober: Prober,
+    agent: Agent,
 }
 
 impl VmDriver {
@@ -69,14 +71,28 @@ impl VmDriver {
         let jail_uid_base = rustix::process::geteuid().is_root().then_some(config.jail_uid_base);
         let root = config.runtime_dir.join("vm");
         let sandboxes = Sandboxes::new(root.clone(), jail_uid_base);
-        Self { config, sandboxes, keepers: Arc::new(Keepers::new(root)), prober: Prober::default() }
+        Self {
+            config,
+            sandboxes,
+            keepers: Arc::new(Keepers::new(root)),
+            prober: Prober::default(),
+            agent: Agent::default(),
+        }
+    }
+
+    /// The agent that guests get, if they can be booted with it.
+    ///
+    /// # Errors
+    /// It is missing, or guests cannot run it, or it speaks another protocol.
+    pub async fn inspect_agent(&self) -> Result<AgentFile, DriverError> {
+        self.agent.check(&self.config.agent_bin).await
     }
 
     async fn check(&self, compute: &Compute) -> Result<(), DriverError> {
         check_sizes(compute)?;
         image::find(&compute.image, &self.config.image_dir)?;
         check_program("openshell-vmm", &self.config.vmm_bin)?;
-        check_program("openshell-agent", &self.config.agent_bin)?;
+        self.inspect_agent().await?;
         self.prober.check(&self.config).await
     }
 
@@ -88,6 +104,8 @@ impl VmDriver {
             Ok(Some(_)) => return Err(still_runs("start the VM", sandbox_id)),
             Err(error) => return Err(keeper_error("look for an earlier VM", sandbox_id, error)),
         }
+        // Another one may have been put there since the create.
+        self.inspect_agent().await?;
         let spec = VmmSpec {
             sandbox_id,
             instance_id: instance_id.to_owned(),
@@ -123,6 +141,10 @@ impl VmDriver {
 impl ComputeDriver for VmDriver {
     fn name(&self) -> &'static str {
         "vm"
+    }
+
+    fn agent(&self) -> Option<AgentFile> {
+        self.agent.last()
     }
 
     fn validate<'a>(&'a self, compute: &'a Compute) -> Task<'a, Result<(), DriverError>> {

@@ -13,7 +13,8 @@ use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-const SEED_FILE: &str = "ssh_host.seed";
+/// The seed, in the state directory.
+pub const SEED_FILE: &str = "ssh_host.seed";
 const DOMAIN: &[u8] = b"openshell sandbox ssh host key v1";
 
 /// See the module.

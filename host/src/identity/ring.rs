@@ -33,6 +33,11 @@ impl Ring {
         self.keys.get(kid)
     }
 
+    /// All keys, in the order of their ids.
+    pub fn keys(&self) -> impl Iterator<Item = &VerifyingKey> {
+        self.keys.values()
+    }
+
     /// All ids, in order.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)

@@ -21,7 +21,7 @@ use rustls::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::secret_dir::{self, KeyError, Readers};
+use super::secret_dir::{KeyError, Readers, SecretDir, Secrets};
 
 const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
@@ -78,7 +78,8 @@ impl Certificates {
     /// # Errors
     /// [`KeyError`]: incomplete, not this gateway's, exposed to others, or unreadable.
     pub fn load_or_create(dir: &Path) -> Result<Self, KeyError> {
-        match secret_dir::check(dir, &FILES) {
+        let dir = SecretDir { path: dir, secrets: Secrets::Certificates };
+        match dir.check(&FILES) {
             Err(KeyError::Missing { .. }) => create(dir)?,
             checked => checked?,
         }
@@ -86,10 +87,10 @@ impl Certificates {
     }
 }
 
-fn load(dir: &Path) -> Result<Certificates, KeyError> {
-    let foreign = |name: &str, what: String| KeyError::Foreign { path: dir.join(name), what };
-    let public = |name| secret_dir::read(&dir.join(name), Readers::Anybody).map(|pem| pem.expose_secret().to_owned());
-    let secret = |name| secret_dir::read(&dir.join(name), Readers::Owner);
+fn load(dir: SecretDir<'_>) -> Result<Certificates, KeyError> {
+    let foreign = |name: &str, what: String| dir.foreign(name, what);
+    let public = |name| dir.read(name, Readers::Anybody).map(|pem| pem.expose_secret().to_owned());
+    let secret = |name| dir.read(name, Readers::Owner);
     let certificate = |name: &'static str, pem: &str| {
         CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|cause| foreign(name, format!("is not a certificate in PEM: {cause}")))
@@ -118,14 +119,14 @@ fn load(dir: &Path) -> Result<Certificates, KeyError> {
     Ok(Certificates { server: Arc::new(server), client })
 }
 
-fn create(dir: &Path) -> Result<(), KeyError> {
+fn create(dir: SecretDir<'_>) -> Result<(), KeyError> {
     let made = make().map_err(|cause| KeyError::Io {
         act: "make certificates for",
-        path: dir.into(),
+        path: dir.path.into(),
         cause: cause.to_string(),
     })?;
     let files: Vec<_> = FILES.into_iter().zip(made.iter().map(|pem| pem.expose_secret().as_bytes())).collect();
-    secret_dir::create(dir, &files)
+    dir.create(&files)
 }
 
 /// In the order of [`FILES`].

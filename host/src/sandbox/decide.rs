@@ -64,6 +64,8 @@ pub enum Event {
     TimeUp,
     /// Somebody removed the identity directory.
     DirectoryLost,
+    /// The agent of this boot is one that the gateway cannot speak with.
+    AgentRefused,
 }
 
 /// What to do about it, in this order.
@@ -164,7 +166,14 @@ pub fn decide(now: &Machine, event: Event) -> Result<(Machine, Vec<Action>), Ref
             // Its end leads to a restart onto a fresh directory.
             Ok((now.clone(), vec![Action::Kill]))
         }
-        Event::SessionUp { .. } | Event::SessionLost { .. } | Event::DirectoryLost => Err(Refusal::Late),
+        // The same agent would come again with every boot. One that was up before is of an earlier gateway: its restart,
+        // once it has been without a session for too long, brings the agent of this one.
+        Event::AgentRefused if now.phase.is_booting() => {
+            Ok((now.rests(Phase::Error), vec![Action::Kill, Action::Withdraw]))
+        }
+        Event::SessionUp { .. } | Event::SessionLost { .. } | Event::DirectoryLost | Event::AgentRefused => {
+            Err(Refusal::Late)
+        }
     }
 }
 
@@ -286,10 +295,11 @@ mod tests {
             any::<bool>().prop_map(|early| Event::Gone { early }),
             Just(Event::TimeUp),
             Just(Event::DirectoryLost),
+            Just(Event::AgentRefused),
         ]
     }
 
-    const EVENTS: [Event; 11] = [
+    const EVENTS: [Event; 12] = [
         Event::Start,
         Event::Stop,
         Event::Delete,
@@ -301,6 +311,7 @@ mod tests {
         Event::Gone { early: false },
         Event::TimeUp,
         Event::DirectoryLost,
+        Event::AgentRefused,
     ];
 
     /// Every machine that can be reached, by exhaustive search.
@@ -374,6 +385,20 @@ mod tests {
         assert_eq!((second.phase, second.boot, actions), (Phase::Provisioning, 2, vec![Action::Launch]));
         let (third, actions) = decide(&second, Event::Gone { early: true }).unwrap();
         assert_eq!((third.phase, actions), (Phase::Error, vec![Action::Withdraw]));
+    }
+
+    #[test]
+    fn an_agent_is_refused_only_on_the_way_up() {
+        for machine in reachable() {
+            match decide(&machine, Event::AgentRefused) {
+                Ok((next, actions)) => {
+                    assert!(machine.phase.is_booting(), "{machine:?}");
+                    assert_eq!((next.phase, next.boot), (Phase::Error, machine.boot), "no further try");
+                    assert_eq!(actions, [Action::Kill, Action::Withdraw]);
+                }
+                Err(refusal) => assert!(!machine.phase.is_booting() && refusal == Refusal::Late, "{machine:?}"),
+            }
+        }
     }
 
     #[test]

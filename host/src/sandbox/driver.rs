@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use proto::version::ProtocolRange;
 use proto::vmm::ExitRecord;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -38,6 +39,26 @@ pub struct Places {
     pub socket: PathBuf,
 }
 
+/// The program that a driver carries into guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentFile {
+    /// Where it was read.
+    pub path: PathBuf,
+    /// SHA-256 of it, in hex.
+    pub digest: String,
+    /// What it says of itself.
+    pub version: String,
+    /// Likewise.
+    pub protocol: ProtocolRange,
+}
+
+impl fmt::Display for AgentFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, digest, version, protocol } = self;
+        write!(f, "{} (version {version}, protocol {protocol}, sha256 {digest})", path.display())
+    }
+}
+
 /// Why a driver did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriverError {
@@ -68,6 +89,8 @@ pub enum DriverReason {
     Libkrun,
     /// The vmm refused the document that it was handed.
     VmmSpec,
+    /// The agent is no program that guests can run, or speaks another protocol.
+    Agent,
     /// A program that belongs to this one is missing or cannot be run.
     ProgramMissing,
     /// The compute of this sandbox runs already.
@@ -102,6 +125,10 @@ impl std::error::Error for DriverError {}
 pub trait ComputeDriver: Send + Sync {
     /// As `GetGatewayInfo` reports it.
     fn name(&self) -> &'static str;
+
+    /// The agent that it carries into guests, as it was when a guest was last booted or asked for; nothing where none
+    /// was looked at yet, or where guests bring their own.
+    fn agent(&self) -> Option<AgentFile>;
 
     /// Checks what a create asks for before anything is made: image known and readable, sizes in range, host able.
     fn validate<'a>(&'a self, compute: &'a Compute) -> Task<'a, Result<(), DriverError>>;

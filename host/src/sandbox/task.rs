@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::decide::{Action, Event, Machine, Refusal, Timer, decide, timer};
 use super::document::{Configuration, Update};
-use super::driver::{ComputeDriver, Task};
+use super::driver::{ComputeDriver, DriverReason, Task};
 use super::link::Link;
 use super::phase::Phase;
 use super::record::{Record, Store};
@@ -87,7 +87,13 @@ pub enum AskError {
 }
 
 enum Command {
-    Ask { event: Event, instance: Option<String>, reply: oneshot::Sender<Result<Arc<View>, AskError>> },
+    Ask {
+        event: Event,
+        instance: Option<String>,
+        /// What is to be known of it, if it leads to `Error`.
+        why: Option<String>,
+        reply: oneshot::Sender<Result<Arc<View>, AskError>>,
+    },
     Revoke(oneshot::Sender<Result<Published, RevokeError>>),
     Configure(Update, oneshot::Sender<Result<Configuration, ConfigureError>>),
 }
@@ -119,7 +125,7 @@ impl Handle {
     /// # Errors
     /// Typed; see [`AskError`].
     pub async fn ask(&self, event: Event) -> Result<Arc<View>, AskError> {
-        self.send(event, None).await
+        self.send(event, None, None).await
     }
 
     /// What the agent of one boot says.
@@ -127,7 +133,7 @@ impl Handle {
     /// # Errors
     /// [`AskError::Late`] where `instance` is not the current boot.
     pub async fn told(&self, instance: &str, event: Event) -> Result<Arc<View>, AskError> {
-        self.send(event, Some(instance.to_string())).await
+        self.send(event, Some(instance.to_string()), None).await
     }
 
     /// Publishes a new token and refuses all before it.
@@ -151,9 +157,17 @@ impl Handle {
         answer.await.map_err(|_| gone())?
     }
 
-    async fn send(&self, event: Event, instance: Option<String>) -> Result<Arc<View>, AskError> {
+    /// The agent of one boot is one that the gateway cannot speak with; `why` is for people.
+    ///
+    /// # Errors
+    /// [`AskError::Late`] where `instance` is not the current boot, or was up already.
+    pub async fn agent_refused(&self, instance: &str, why: String) -> Result<Arc<View>, AskError> {
+        self.send(Event::AgentRefused, Some(instance.to_string()), Some(why)).await
+    }
+
+    async fn send(&self, event: Event, instance: Option<String>, why: Option<String>) -> Result<Arc<View>, AskError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Ask { event, instance, reply }).await.map_err(|_| AskError::Gone)?;
+        self.commands.send(Command::Ask { event, instance, why, reply }).await.map_err(|_| AskError::Gone)?;
         answer.await.map_err(|_| AskError::Gone)?
     }
 }
@@ -187,12 +201,15 @@ pub fn spawn(
     let (commands, inbox) = mpsc::channel(32);
     let session_since_ms = wall_ms(&*deps.clock);
     let (publisher, view) = watch::channel(Arc::new(View { record: record.clone(), session_since_ms }));
+    // Who sees the last view close must not find the sandbox any more.
+    let open = publisher.clone();
     let handle = Handle { id: record.id, name: record.name.clone(), commands, view };
     let owner =
         Owner { deps, record, publisher, session_since_ms, gone: None, deadline: None, up_since: None, removed: false };
     tokio::spawn(async move {
         let outcome = tokio::spawn(owner.run(inbox, beginning)).await;
         ended(if outcome.is_ok() { Ending::Removed } else { Ending::Panicked });
+        drop(open);
     });
     handle
 }
@@ -229,8 +246,8 @@ impl Owner {
             self.arm();
             self.publish();
             match self.next(&mut inbox).await {
-                Next::Command(Some(Command::Ask { event, instance, reply })) => {
-                    let decided = self.ask(event, instance).await;
+                Next::Command(Some(Command::Ask { event, instance, why, reply })) => {
+                    let decided = self.ask(event, instance, why).await;
                     self.publish();
                     let (answer, actions) = match decided {
                         Ok(actions) => (Ok(Arc::new(self.snapshot())), actions),
@@ -272,12 +289,22 @@ impl Owner {
         self.deps.rotation.published(self.record.id).is_none_or(|token| token.exp <= now)
     }
 
-    async fn ask(&mut self, event: Event, instance: Option<String>) -> Result<Vec<Action>, AskError> {
+    async fn ask(
+        &mut self,
+        event: Event,
+        instance: Option<String>,
+        why: Option<String>,
+    ) -> Result<Vec<Action>, AskError> {
         if instance.is_some_and(|instance| instance != self.record.instance_id) {
             return Err(AskError::Late);
         }
         let phase = self.record.machine.phase;
-        match self.apply(event).await {
+        let note = why.map(|why| std::mem::replace(&mut self.record.note, why));
+        let decided = self.apply(event).await;
+        if let (Err(_), Some(note)) = (&decided, note) {
+            self.record.note = note;
+        }
+        match decided {
             Ok(actions) => Ok(actions),
             Err(Ok(Refusal::AlreadySo)) => Err(AskError::AlreadySo),
             Err(Ok(Refusal::Cannot)) => Err(AskError::Cannot(phase)),
@@ -313,7 +340,12 @@ impl Owner {
         }
         match (machine.phase, before.phase) {
             (Phase::Error, Phase::Error) => {}
-            (Phase::Error, _) => record.note = self.evidence(event),
+            (Phase::Error, _) => {
+                record.note = self.evidence(event);
+                if event == Event::AgentRefused {
+                    record.reason = DriverReason::Agent.name();
+                }
+            }
             (Phase::Ready, phase) if phase.is_booting() => {
                 record.note.clear();
                 record.reason.clear();

@@ -7,12 +7,12 @@ use proto::budget;
 use proto::openshell::v1::gateway_message::Payload;
 use proto::openshell::v1::supervisor_message::Payload as FromAgent;
 use proto::openshell::v1::{GatewayMessage, SessionAccepted, SessionRejected, SupervisorHello, SupervisorMessage};
-use proto::version::{PROTOCOL, ProtocolRange};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
+use super::agent::{AgentVersion, give_up};
 use super::refusals::Refusals;
 use super::relay::Relays;
 use super::sessions::{Session, Sessions};
@@ -40,15 +40,6 @@ pub struct Supervisors {
     pub heartbeat: Duration,
 }
 
-/// What the agent said of itself in the metadata of the request.
-#[derive(Debug, Clone)]
-pub struct AgentVersion {
-    /// Its version.
-    pub version: String,
-    /// What it speaks.
-    pub protocol: Option<ProtocolRange>,
-}
-
 /// What `ConnectSupervisor` answers.
 pub type Outbound = mpsc::Receiver<GatewayMessage>;
 
@@ -63,21 +54,36 @@ impl Supervisors {
         agent: AgentVersion,
         mut inbound: Streaming<SupervisorMessage>,
     ) -> Result<Outbound, Status> {
+        let handle = self.registry.get(sandbox_id).ok_or_else(|| Status::not_found("the sandbox is gone"))?;
+        // Before the hello: of another protocol, that may look like anything.
+        if let Err(reason) = agent.check() {
+            return Ok(self.refuse(&handle, reason));
+        }
         let hello = first_message(&mut inbound).await?;
         if hello.sandbox_id != sandbox_id.to_string() {
             self.refusals.note(sandbox_id, "hello names another sandbox".into(), std::time::Instant::now());
             return Err(Status::permission_denied("cross-sandbox access denied"));
         }
-        let handle = self.registry.get(sandbox_id).ok_or_else(|| Status::not_found("the sandbox is gone"))?;
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
         let session = Session::new(hello.instance_id, hello.connection_epoch, outbound);
         // On its own: an agent that gives up while it is being admitted must not leave half a session behind.
-        tokio::spawn(self.clone().live(handle, session, agent, inbound));
+        tokio::spawn(self.clone().live(handle, session, inbound));
         Ok(receiver)
     }
 
-    async fn live(self, handle: Handle, session: Session, agent: AgentVersion, inbound: Streaming<SupervisorMessage>) {
-        match self.admit(&handle, &session, &agent).await {
+    /// Tells the agent, in case that it understands, and gives the sandbox up if it is on its way up.
+    fn refuse(&self, handle: &Handle, reason: String) -> Outbound {
+        self.refusals.note(handle.id, reason.clone(), std::time::Instant::now());
+        let (outbound, receiver) = mpsc::channel(1);
+        let rejected = SessionRejected { reason: reason.clone() };
+        // There is room for one.
+        drop(outbound.try_send(GatewayMessage { payload: Some(Payload::SessionRejected(rejected)) }));
+        give_up(handle, reason);
+        receiver
+    }
+
+    async fn live(self, handle: Handle, session: Session, inbound: Streaming<SupervisorMessage>) {
+        match self.admit(&handle, &session).await {
             Ok(()) => self.serve(handle, session, inbound).await,
             Err(reason) => {
                 self.refusals.note(handle.id, format!("session rejected: {reason}"), std::time::Instant::now());
@@ -87,8 +93,7 @@ impl Supervisors {
         }
     }
 
-    async fn admit(&self, handle: &Handle, session: &Session, agent: &AgentVersion) -> Result<(), String> {
-        agent.check()?;
+    async fn admit(&self, handle: &Handle, session: &Session) -> Result<(), String> {
         if session.instance_id != handle.view().record.instance_id {
             return Err("the instance is not the current boot of this sandbox".into());
         }
@@ -158,22 +163,6 @@ async fn first_message(inbound: &mut Streaming<SupervisorMessage>) -> Result<Sup
     match first.and_then(|message| message.payload) {
         Some(FromAgent::Hello(hello)) => Ok(hello),
         _ => Err(Status::invalid_argument("the first message of a session is `hello`")),
-    }
-}
-
-impl AgentVersion {
-    fn check(&self) -> Result<(), String> {
-        let ours = PROTOCOL;
-        match self.protocol {
-            Some(theirs) if ours.common(theirs).is_some() => Ok(()),
-            theirs => Err(format!(
-                "agent {} speaks protocol {}, gateway {} speaks {ours}; replace the agent binary (agent_bin) by the one \
-                 that came with this gateway",
-                self.version,
-                theirs.map_or_else(|| "unknown".to_string(), |range| range.to_string()),
-                proto::version::VERSION,
-            )),
-        }
     }
 }
 

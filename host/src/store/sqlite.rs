@@ -1,6 +1,8 @@
 //! The one implementation of [`Store`]: a row per sandbox, the record as a JSON document.
 
+use std::fs::OpenOptions;
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,13 +15,17 @@ use crate::sandbox::record::{Record, Store, StoreError};
 /// Marks the file as ours (`PRAGMA application_id`): "OSGW".
 const APPLICATION_ID: i32 = 0x4f53_4757;
 /// Layout of the tables (`PRAGMA user_version`).
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 
-const TABLES: &str = "
+/// What leads from one layout to the next, beginning with an empty file. A layout that was released never changes.
+const STEPS: [&str; SCHEMA as usize] = [
+    "
     CREATE TABLE gateway (id TEXT NOT NULL);
     CREATE TABLE sandboxes (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
     CREATE TABLE generations (sandbox_id TEXT PRIMARY KEY, reserved INTEGER NOT NULL) STRICT;
-";
+    ",
+    "CREATE TABLE signing_keys (kid TEXT PRIMARY KEY) STRICT;",
+];
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +73,8 @@ impl SqliteStore {
     /// [`OpenError`]; the file is left as it was.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let path = state_dir.join("gateway.db");
+        // What SQLite makes beside it later gets the same permissions. It also says best what is wrong with a place.
+        let _there_already = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut connection = Connection::open(&path).map_err(|e| explain(&path, e))?;
         check(&connection, &path)?;
         let gateway_id = prepare(&mut connection).map_err(|e| explain(&path, e))?;
@@ -76,6 +84,44 @@ impl SqliteStore {
     /// Made once with the file; part of every token's issuer.
     pub fn gateway_id(&self) -> Uuid {
         self.gateway_id
+    }
+
+    /// The ids of the keys that sign tokens of this state directory: none before the first start, one mostly, two
+    /// while one is replaced.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn signing_keys(&self) -> Result<Vec<String>, StoreError> {
+        let connection = self.connection();
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = connection.prepare("SELECT kid FROM signing_keys ORDER BY rowid")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        };
+        read().map_err(|e| failed("read the signing keys", &e))
+    }
+
+    /// One more key may be found at the next start.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn allow_signing_key(&self, kid: &str) -> Result<(), StoreError> {
+        let added = self.connection().execute("INSERT OR IGNORE INTO signing_keys (kid) VALUES (?1)", [kid]);
+        added.map(drop).map_err(|e| failed("add a signing key", &e))
+    }
+
+    /// This key, and no other one.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn settle_signing_key(&self, kid: &str) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let mut settle = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction.execute("DELETE FROM signing_keys WHERE kid <> ?1", [kid])?;
+            transaction.execute("INSERT OR IGNORE INTO signing_keys (kid) VALUES (?1)", [kid])?;
+            transaction.commit()
+        };
+        settle().map_err(|e| failed("note the signing key", &e))
     }
 
     /// Moves what the write-ahead log holds into the file itself, so that `gateway.db` alone is a whole copy.
@@ -133,11 +179,16 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<Uuid> {
     connection.pragma_update(None, "synchronous", "full")?;
     let transaction = connection.transaction()?;
     let schema: i32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for step in STEPS.iter().skip(schema.unsigned_abs() as usize) {
+        transaction.execute_batch(step)?;
+    }
     if schema == 0 {
-        transaction.execute_batch(TABLES)?;
         transaction.execute("INSERT INTO gateway (id) VALUES (?1)", [Uuid::new_v4().to_string()])?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
+    if schema != SCHEMA {
         transaction.pragma_update(None, "user_version", SCHEMA)?;
+        tracing::info!(from = schema, to = SCHEMA, "the tables of the store were brought to this version");
     }
     let id: String = transaction.query_row("SELECT id FROM gateway", [], |row| row.get(0))?;
     transaction.commit()?;
@@ -290,6 +341,42 @@ mod tests {
     }
 
     #[test]
+    fn a_store_of_the_first_schema_is_opened_and_brought_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (id, a) = (Uuid::new_v4(), record("a"));
+        let old = Connection::open(path(dir.path())).unwrap();
+        old.execute_batch(STEPS[0]).unwrap();
+        old.execute("INSERT INTO gateway (id) VALUES (?1)", [id.to_string()]).unwrap();
+        let row = params![a.id.to_string(), a.name, document(&a).unwrap()];
+        old.execute("INSERT INTO sandboxes (id, name, record) VALUES (?1, ?2, ?3)", row).unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let store = SqliteStore::open(dir.path()).unwrap();
+            assert_eq!((store.gateway_id(), store.load().unwrap()), (id, vec![a.clone()]));
+            assert_eq!(store.signing_keys().unwrap(), [""; 0]);
+            let schema = store.connection().query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0));
+            assert_eq!(schema, Ok(SCHEMA));
+        }
+    }
+
+    #[test]
+    fn signing_keys_are_known_until_another_one_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = || SqliteStore::open(dir.path()).unwrap().signing_keys().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(known(), [""; 0]);
+        store.settle_signing_key("b").unwrap();
+        store.settle_signing_key("b").unwrap();
+        store.allow_signing_key("a").unwrap();
+        store.allow_signing_key("a").unwrap();
+        assert_eq!(known(), ["b", "a"], "the one in use first");
+        store.settle_signing_key("a").unwrap();
+        assert_eq!(known(), ["a"]);
+    }
+
+    #[test]
     fn foreign_newer_and_damaged_files_are_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let file = path(dir.path());
@@ -308,7 +395,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         drop(SqliteStore::open(dir.path()).unwrap());
         Connection::open(&file).unwrap().pragma_update(None, "user_version", SCHEMA + 1).unwrap();
-        assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Newer { found: 2, .. })));
+        assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Newer { found: 3, .. })));
 
         std::fs::remove_file(&file).unwrap();
         drop(SqliteStore::open(dir.path()).unwrap());

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use host::sandbox::driver::{Compute, ComputeDriver, DriverError, DriverReason, Places, Task};
+use host::sandbox::driver::{AgentFile, Compute, ComputeDriver, DriverError, DriverReason, Places, Task};
 use proto::layout;
+use proto::version::ProtocolRange;
 use proto::vmm::{Ended, ExitRecord};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -99,6 +100,11 @@ impl FakeDriver {
 impl ComputeDriver for FakeDriver {
     fn name(&self) -> &'static str {
         "fake"
+    }
+
+    fn agent(&self) -> Option<AgentFile> {
+        let protocol = ProtocolRange { oldest: 3, newest: 4 };
+        Some(AgentFile { path: "/fake/agent".into(), digest: "d1e5".into(), version: "3.0.0".into(), protocol })
     }
 
     fn validate<'a>(&'a self, _: &'a Compute) -> Task<'a, Result<(), DriverError>> {

@@ -98,6 +98,8 @@ async fn every_rule_holds_for_every_caller() {
     removed(&stage, &dead).await;
     assert!(!stage.vm_socket(dead.id).exists(), "a deleted sandbox has no socket");
 
+    // Up: else whoever asks for a session without a token gives it up.
+    let _session = Agent::of(&stage, &mine).await.session(1).await;
     let (vm, user) = (channel(&stage.vm_socket(mine.id)).await, channel(&stage.socket()).await);
     for (path, rule) in RULES {
         let by_rule = |anyone, user, sandbox, either| match rule {

@@ -13,4 +13,5 @@ mod session;
 mod stage;
 mod standard;
 mod store;
+mod versions;
 mod walk;

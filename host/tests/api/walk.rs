@@ -54,7 +54,7 @@ async fn walk(seed: u64) {
 /// One thing that happens; what came of it, for the message of a failure.
 async fn step(stage: &Stage, dev: &Handle, rng: &mut StdRng) -> String {
     let instance = dev.view().record.instance_id.clone();
-    let event = match rng.random_range(0..8) {
+    let event = match rng.random_range(0..9) {
         0 | 1 => Event::Start,
         2 => Event::Stop,
         3 => Event::SessionLost { epoch: 1 },
@@ -64,6 +64,7 @@ async fn step(stage: &Stage, dev: &Handle, rng: &mut StdRng) -> String {
             stage.driver.end(dev.id, Ended::Signalled(9));
             return "ended".into();
         }
+        7 => Event::AgentRefused,
         _ => Event::SessionUp { epoch: 1 },
     };
     let outcome = match event {

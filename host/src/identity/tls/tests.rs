@@ -80,7 +80,7 @@ fn incomplete_foreign_and_exposed_are_refused() {
         let dir = temp.path().join("tls");
         fs::remove_file(dir.join(name)).unwrap();
         let error = Certificates::load_or_create(&dir).unwrap_err();
-        assert_eq!(error, KeyError::Partial { dir, missing: name.into() });
+        assert_eq!(error, KeyError::Partial { dir, secrets: Secrets::Certificates, missing: name.into() });
     }
     let (temp, _) = made();
     let (other, _) = made();

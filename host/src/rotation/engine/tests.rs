@@ -197,6 +197,25 @@ fn generations_rise_over_blocks_and_gateways() {
 }
 
 #[test]
+fn a_gateway_with_another_key_gives_a_running_sandbox_a_newer_token_of_it() {
+    let mut bench = bench();
+    let id = bench.enroll(1);
+    bench.restart();
+    let new = ed25519_dalek::SigningKey::from_bytes(&[4; 32]);
+    bench.engine.deps.signer = Signer::new(new.clone());
+    let (dir, old) = (bench.dir(id), bench.generation(id).unwrap());
+    bench.engine.adopt(id, &dir, None).unwrap();
+    assert_eq!(bench.generation(id), None, "no token of the old key is on disk");
+    let mut ring = Ring::new();
+    ring.insert(new.verifying_key()).unwrap();
+    let verifier = Verifier::new(ring, Uuid::nil(), budget::leeway(TTL_MIN), budget::TTL_MAX);
+    let token = fs::read_to_string(bench.share(id).join("sandbox.jwt")).unwrap();
+    let claims = verifier.verify(&token, bench.clock.now().unix()).unwrap();
+    // That is what the agent goes by; signatures it does not check.
+    assert!(claims.generation > old, "{} after {old}", claims.generation);
+}
+
+#[test]
 fn adoption_goes_on_although_the_store_is_away() {
     let mut bench = bench();
     let id = bench.enroll(1);

@@ -19,8 +19,13 @@ impl Owner {
         if !self.record.note.is_empty() {
             parts.push(self.record.note.clone());
         }
+        if let (Event::AgentRefused, Some(agent)) = (event, self.deps.driver.agent()) {
+            parts.push(format!("guests get the agent {agent}"));
+        }
         let id = self.record.id;
-        parts.extend(self.deps.link.refusals(id).iter().map(|refused| format!("refused: {refused}")));
+        // Not what the note says already.
+        let refusals = self.deps.link.refusals(id).into_iter().filter(|refused| !self.record.note.contains(refused));
+        parts.extend(refusals.map(|refused| format!("refused: {refused}")));
         let console = self.deps.driver.console_tail(id, CONSOLE_LINES);
         if console.is_empty() {
             parts.push("the console is empty".into());
