@@ -13,7 +13,7 @@ unexport CARGO_BUILD_TARGET RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 
 .NOTPARALLEL:
 
-.PHONY: all build build-test setup demo test test-fast test-vm bench guest-image lint clean
+.PHONY: all build build-test setup demo test test-fast test-vm recovery bench guest-image lint clean
 
 all: build
 
@@ -23,8 +23,8 @@ build: setup agent-bin images
 	e2e/setup/dist $(DIST)
 
 build-test: setup agent-bin images
-	$(CARGO) build --release --locked -p host -p vmm -p e2e --features host/faults
-	e2e/setup/dist $(TEST_DIST)
+	$(CARGO) build --release --locked -p host -p vmm -p e2e -p fake-vmm --features host/faults
+	e2e/setup/dist $(TEST_DIST) fake-vmm
 
 .PHONY: agent-bin images
 agent-bin:
@@ -56,13 +56,17 @@ test-fast: build-test
 
 # Each group in a lab of its own: short runs, and a lab that fails is made again for that group alone.
 VM_TESTS := lifecycle evidence isolation exec relay tokens identity operator outages secrets sdk unprivileged
-test-vm: build-test
+test-vm: recovery
 	e2e/setup/sdk
 	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 320 --test vm $$group; done
 
+## Whatever ends, stands still or jumps: the sandbox comes back. On real microVMs and on a fake vmm: docs/recovery.md.
+recovery: build-test
+	e2e/run-with-kvm --timeout 900 target/release/recovery
+
 ## What a sandbox costs, as ratios to the same thing without us: docs/benchmarks.md.
 bench: build-test
-	$(CARGO) build --release --locked -p host -p vmm -p e2e --features host/faults --example bare
+	$(CARGO) build --release --locked -p host -p vmm -p e2e -p fake-vmm --features host/faults --example bare
 	rm -f target/bench.json target/lab/out/bench.json
 	e2e/run-with-kvm target/release/bench
 	if [ -e target/lab/out/bench.json ]; then mv target/lab/out/bench.json target/bench.json; fi

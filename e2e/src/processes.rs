@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Process ids and command lines of those that run `program`.
 pub fn running(program: &Path) -> Vec<(u32, String)> {
     let all = std::fs::read_dir("/proc").expect("read /proc").flatten();
@@ -29,7 +31,12 @@ pub fn threads(pid: u32) -> String {
 
 /// Kills a process if it is still there.
 pub fn kill(pid: u32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    signal(pid, Signal::KILL);
+}
+
+/// Sends a signal to a process if it is still there.
+pub fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid as i32) {
+        let _gone = kill_process(pid, signal);
     }
 }

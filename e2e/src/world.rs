@@ -250,7 +250,7 @@ impl World {
     }
 
     /// The end of the gateway's log and of every console: what one wants to see of a test that failed.
-    fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let tail = |text: &str, lines: usize| {
             let all = text.lines().collect::<Vec<_>>();
             all[all.len().saturating_sub(lines)..].join("\n")
@@ -286,10 +286,15 @@ impl World {
         traces
     }
 
-    /// Keepers and jailed children of this world, by what they hold: their own spec is not on their command line.
+    /// Keepers and jailed children of all worlds with this one's vmm: their own spec is not on their command line.
     pub fn vmm_processes(&self) -> Vec<(u32, String)> {
-        let vmm = program("openshell-vmm").canonicalize().expect("canonical path");
-        running(&vmm)
+        running(&self.vmm_program().canonicalize().expect("canonical path"))
+    }
+
+    /// What keeps the VMs of this world: `openshell-vmm`, or whatever a variable puts in its place.
+    fn vmm_program(&self) -> PathBuf {
+        let named = self.variables.iter().rfind(|(name, _)| name == "OPENSHELL_VM_VMM_BIN");
+        named.map_or_else(|| program("openshell-vmm"), |(_, path)| path.into())
     }
 }
 

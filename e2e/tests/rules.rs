@@ -11,13 +11,15 @@ use std::process::Command;
 use toml::{Table, Value};
 
 /// Every package, its directory, and the packages of this workspace that it may depend on.
-const PACKAGES: [(&str, &str, &[&str]); 6] = [
+const PACKAGES: [(&str, &str, &[&str]); 7] = [
     ("proto", "proto", &[]),
     ("agent", "agent", &["proto"]),
     ("host", "host", &["proto"]),
     ("vmm", "host/vmm", &["proto"]),
     ("e2e", "e2e", &["proto"]),
     ("guest-probe", "e2e/guest-probe", &["proto"]),
+    // A guest without a VM: it holds its session with the agent's own code.
+    ("fake-vmm", "e2e/fake-vmm", &["agent", "proto"]),
 ];
 
 /// Only this package runs VMs.

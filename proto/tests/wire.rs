@@ -134,6 +134,7 @@ fn add_names(lines: &mut Lines) {
         ("metadata", AGENT_VERSION_KEY),
         ("metadata", PROTOCOL_KEY),
         ("subsystem", layout::ATTACH_SUBSYSTEM),
+        ("subsystem", layout::DEBUG_SUBSYSTEM),
         ("share", layout::IDENTITY_TAG),
         ("file", layout::TOKEN_FILE),
         ("file", layout::BOOT_SPEC_FILE),
@@ -154,6 +155,7 @@ fn add_documents(lines: &mut Lines) {
         ssh_host_key: "key".to_owned().into(),
         user: DEFAULT_USER,
         main: Some(MainProcess { argv: vec!["a".into()], tty: true, await_attachment: true }),
+        needs_session: true,
         environment: [("*".to_owned(), "a".to_owned())].into(),
     };
     let exec = ExecCommand { argv: vec!["a".into()], workdir: Some("a".into()), login: true };

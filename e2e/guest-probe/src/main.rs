@@ -1,7 +1,8 @@
 //! What tests run inside a guest, as one static program.
 //!
 //! As PID 1, in the place of the agent, it does what the last line of its own file says, which a test has appended:
-//! `connections`, `exit`, `sleep`, `share` or `true`. As a program of the workload its argument says what to try.
+//! `connections`, `exit`, `sleep`, `share` or `true`; `agent OFFSET` leads to a real agent in the same file, beside
+//! which it stays as root. As a program of the workload its argument says what to try.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "the answers are on the console, or on standard output")]
@@ -9,6 +10,7 @@
 use std::process::ExitCode;
 use std::thread::park;
 
+mod beside;
 mod connections;
 mod image;
 mod share;
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     }
     match std::env::args().nth(1).as_deref() {
         Some("vsock") => socket::attempt(),
+        Some(beside::VERB) => beside::obey(),
         _ => {
             eprintln!("usage: guest-probe vsock");
             return ExitCode::from(64);
@@ -35,6 +38,12 @@ fn init() -> ExitCode {
     let program = std::fs::read(INIT).unwrap_or_default();
     let last_line = program.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
     println!("guest-probe: {}", String::from_utf8_lossy(last_line).chars().take(32).collect::<String>());
+    let words = String::from_utf8_lossy(last_line);
+    if let Some(offset) = words.strip_prefix("agent ").and_then(|offset| offset.parse().ok()) {
+        // Before the last line stands the line break that makes it one.
+        let end = program.trim_ascii_end().len() - last_line.len() - 1;
+        println!("guest-probe: {}", beside::become_agent(&program, offset, end));
+    }
     match last_line {
         b"exit" => return ExitCode::SUCCESS,
         b"connections" => connections::attempt(),
