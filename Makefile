@@ -56,8 +56,10 @@ test-fast: build-test
 
 # Each group in a lab of its own: short runs, and a lab that fails is made again for that group alone.
 VM_TESTS := lifecycle evidence isolation exec relay tokens identity operator outages secrets sdk unprivileged
-test-vm: recovery
+test-vm: build-test
 	e2e/setup/sdk
+	# 3: a case could not be run here, and the table says which and why.
+	e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3
 	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 320 --test vm $$group; done
 
 ## Whatever ends, stands still or jumps: the sandbox comes back. On real microVMs and on a fake vmm: docs/recovery.md.
