@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use proto::boot::BootSpec;
 use proto::openshell::v1::{RelayOpen, SupervisorMessage};
 use tokio::sync::{mpsc, watch};
+use tonic::{Code, Status};
 
 use crate::token::holder::{Found, RefreshError, Tokens};
 use crate::workload::secrets::Secrets;
@@ -100,6 +101,14 @@ impl Session {
             presented: AtomicU64::new(0),
             secrets,
             token_fault: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// An answer of the gateway that is a refusal. One of the bearer itself has it read again.
+    pub fn heed(&self, refusal: &Status) {
+        if refusal.code() == Code::Unauthenticated {
+            self.tokens.forget();
+            self.refresh_token();
         }
     }
 

@@ -61,6 +61,13 @@ impl World {
         self
     }
 
+    /// With guests that are processes: no KVM is needed, and a boot costs nothing.
+    #[must_use]
+    pub fn with_fake_vmm(self) -> Self {
+        let vmm = program("fake-vmm").canonicalize().expect("canonical path");
+        self.with("OPENSHELL_VM_VMM_BIN", &vmm.display().to_string()).without_trial_boot()
+    }
+
     /// A running gateway.
     pub async fn start(ttl: Duration) -> Self {
         let mut world = Self::empty(ttl);

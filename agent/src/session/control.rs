@@ -91,9 +91,12 @@ async fn greet(
         connection_epoch: session.epoch.fetch_add(1, Ordering::Relaxed) + 1,
     };
     let _ = outbox.try_send(message(supervisor_message::Payload::Hello(hello)));
-    let refused = |status: Status| Ended {
-        rejected: matches!(status.code(), Code::PermissionDenied | Code::FailedPrecondition),
-        ..Ended::early(format!("the gateway refused ConnectSupervisor: {}", brief(&status)))
+    let refused = |status: Status| {
+        session.heed(&status);
+        Ended {
+            rejected: matches!(status.code(), Code::PermissionDenied | Code::FailedPrecondition),
+            ..Ended::early(format!("the gateway refused ConnectSupervisor: {}", brief(&status)))
+        }
     };
     let mut inbox =
         client.openshell.connect_supervisor(ReceiverStream::new(messages)).await.map_err(refused)?.into_inner();
@@ -196,7 +199,10 @@ async fn chores(session: Arc<Session>, mut client: Client, woken: &mut mpsc::Rec
         }
         let reply = match sync(&mut client, &session).await {
             Ok(reply) => reply,
-            Err(status) => return format!("the gateway refused Sync: {}", brief(&status)),
+            Err(status) => {
+                session.heed(&status);
+                return format!("the gateway refused Sync: {}", brief(&status));
+            }
         };
         if reply.provider_env_revision != session.secrets.revision()
             && let Err(why) = fetch_secrets(&session, &mut client).await

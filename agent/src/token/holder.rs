@@ -114,6 +114,12 @@ impl Tokens {
         Some(value)
     }
 
+    /// The gateway has refused what is held: whatever the directory holds is better, an older token too. Otherwise one
+    /// that was put there by mistake, of a generation that does not exist yet, would keep the true ones out.
+    pub fn forget(&self) {
+        self.held().token = None;
+    }
+
     /// The parts of the token held that may be seen.
     pub fn shown(&self) -> Option<Shown> {
         let held = self.held();
@@ -159,6 +165,19 @@ mod tests {
         let payload = format!(r#"{{"sandbox_id":"{SANDBOX}","gen":{generation},"iat":100,"exp":130}}"#);
         let token = ["{}", &payload, "s"].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
         std::fs::write(directory.join(layout::TOKEN_FILE), token).unwrap();
+    }
+
+    #[test]
+    fn what_was_refused_is_replaced_by_whatever_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let tokens = Tokens::new(directory.path(), SANDBOX);
+        publish(directory.path(), 1000);
+        assert_eq!(tokens.refresh(Instant::now()).unwrap(), Found::Newer(1000));
+        publish(directory.path(), 7);
+        assert!(matches!(tokens.refresh(Instant::now()), Err(RefreshError::Older { .. })));
+        tokens.forget();
+        assert!(tokens.bearer().is_none());
+        assert_eq!(tokens.refresh(Instant::now()).unwrap(), Found::Newer(7));
     }
 
     #[test]

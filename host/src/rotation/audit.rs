@@ -86,19 +86,23 @@ impl IdentityDirectory {
         Ok(if differences.is_empty() { Finding::Sound } else { Finding::Healable(differences) })
     }
 
-    fn inspect_file(&self, name: &'static str, content: &str) -> Option<Difference> {
+    fn inspect_file(&self, name: &'static str, content: &str) -> Vec<Difference> {
         let Ok(status) = rustix::fs::statat(&self.share, name, AtFlags::SYMLINK_NOFOLLOW) else {
-            return Some(Difference::Missing(name));
+            return vec![Difference::Missing(name)];
         };
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-            return Some(Difference::NotRegular(name));
+            return vec![Difference::NotRegular(name)];
         }
+        let mut differences = vec![];
         if status.st_mode & 0o7777 != FILE_MODE || !self.owned(&status) {
-            return Some(Difference::Permissions(name));
+            differences.push(Difference::Permissions(name));
         }
         let same = status.st_size as u64 == content.len() as u64
             && self.read(name, BOOT_SPEC_MAX).is_some_and(|found| found == content);
-        (!same).then_some(Difference::Content(name))
+        if !same {
+            differences.push(Difference::Content(name));
+        }
+        differences
     }
 
     fn owned(&self, status: &Stat) -> bool {

@@ -45,13 +45,9 @@ pub(crate) struct Column {
 impl Column {
     /// A gateway and its sandboxes.
     pub(crate) async fn open(runtime: Runtime, ttl: Duration, shared: Shared) -> Self {
-        let mut world = World::empty(ttl).without_trial_boot();
-        world = match runtime {
-            Runtime::Vm => with_guest_root(world),
-            Runtime::Fake => {
-                let vmm = program("fake-vmm").canonicalize().expect("canonical path");
-                world.with("OPENSHELL_VM_VMM_BIN", &vmm.display().to_string())
-            }
+        let mut world = match runtime {
+            Runtime::Vm => with_guest_root(World::empty(ttl).without_trial_boot()),
+            Runtime::Fake => World::empty(ttl).with_fake_vmm(),
         };
         world.up().await;
         let (mut sandboxes, mut set_up) = (HashMap::new(), Duration::ZERO);
