@@ -1,6 +1,6 @@
 //! Processes of this machine, by the program that they run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -14,6 +14,18 @@ pub fn running(program: &Path) -> Vec<(u32, String)> {
         Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
     })
     .collect()
+}
+
+/// The parent of a process that runs.
+pub fn parent(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// What a process holds open.
+pub fn open_files(pid: u32) -> Vec<PathBuf> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    links.filter_map(|link| std::fs::read_link(link.path()).ok()).collect()
 }
 
 /// Where each thread of a process stands in the kernel: a line for its name and state, then its stack.

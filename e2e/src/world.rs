@@ -10,7 +10,7 @@ use proto::openshell::v1::{Sandbox, SandboxPhase};
 
 use crate::api::Api;
 use crate::gateway::Gateway;
-use crate::processes::{kill, running, threads};
+use crate::processes::{kill, open_files, parent, running, threads};
 use crate::programs::{program, test_image};
 use crate::wait::{PATIENCE, until};
 
@@ -240,9 +240,7 @@ impl World {
         let processes = self.vmm_processes();
         let child = processes.iter().find(|(_, line)| line.contains(" jail ") && line.contains(id.as_str()));
         let (child, _) = child.unwrap_or_else(|| panic!("no jailed child of {id} among {processes:?}"));
-        let status = std::fs::read_to_string(format!("/proc/{child}/status")).expect("read its status");
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
-        Vmm { keeper: parent.trim().parse().expect("a process id"), child: *child }
+        Vmm { keeper: parent(*child).expect("a parent"), child: *child }
     }
 
     /// Gateways of this world, whoever started them.
@@ -293,9 +291,14 @@ impl World {
         traces
     }
 
-    /// Keepers and jailed children of all worlds with this one's vmm: their own spec is not on their command line.
+    /// Keepers and jailed children, but for those that are surely of another world: their own spec is not on their
+    /// command line, but a keeper holds its lock, and it is its child's parent.
     pub fn vmm_processes(&self) -> Vec<(u32, String)> {
-        running(&self.vmm_program().canonicalize().expect("canonical path"))
+        let all = running(&self.vmm_program().canonicalize().expect("canonical path"));
+        let lock = Path::new(proto::layout::RUN_DIR).join(proto::layout::RUN_LOCK);
+        let elsewhere =
+            |pid: u32| open_files(pid).iter().any(|file| file.ends_with(&lock) && !file.starts_with(&self.runtime));
+        all.into_iter().filter(|(pid, _)| !elsewhere(*pid) && !parent(*pid).is_some_and(elsewhere)).collect()
     }
 
     /// What keeps the VMs of this world: `openshell-vmm`, or whatever a variable puts in its place.

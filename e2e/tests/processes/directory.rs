@@ -70,9 +70,19 @@ async fn a_token_file_that_is_not_what_it_should_be_is_healed() {
         assert!(done.status.success(), "{done:?}");
         delivered(&world, "box", &format!("before it is {what}")).await;
         let before = said(&world, words);
-        act(&world.token(&sandbox));
-        until(&format!("the gateway to say of a token that is {what}: {words}"), ROUND, async || {
-            (said(&world, words) > before).then_some(())
+        // A rotation that comes first puts it right as well, and says nothing: then once more.
+        while said(&world, words) == before {
+            let good = world.token(&sandbox);
+            act(&good);
+            let bad = fs::read(share.join(TOKEN_FILE)).ok();
+            until(&format!("the gateway to say of a token that is {what}: {words}"), ROUND, async || {
+                let replaced = bad != fs::read(share.join(TOKEN_FILE)).ok();
+                (said(&world, words) > before || (replaced && world.token(&sandbox) != good)).then_some(())
+            })
+            .await;
+        }
+        until(&format!("a token in the place of one that is {what}"), SOON, async || {
+            share.join(TOKEN_FILE).is_file().then_some(())
         })
         .await;
         let healed = world.token(&sandbox);
