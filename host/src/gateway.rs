@@ -132,7 +132,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>) -> Result<(), 
     }
     let adopted = gateway.registry.adopt().await?;
     tracing::info!(sandboxes = adopted, "took over the sandboxes of this state directory");
-    let following = follow(gateway.events, gateway.registry.clone(), gateway.sessions);
+    let following = follow(gateway.events, keys.kid(), gateway.registry.clone(), gateway.sessions);
     let socket = config.gateway.socket();
     let served = tokio::select! {
         served = serve_user(&socket, gateway.serving.clone()) => served.map_err(StartError::Socket),
@@ -261,12 +261,12 @@ fn bounds(config: &Config) -> Bounds {
 }
 
 /// What rotation tells becomes nudges, log lines and restarts.
-async fn follow(mut events: UnboundedReceiver<RotationEvent>, registry: Registry, sessions: Sessions) {
+async fn follow(mut events: UnboundedReceiver<RotationEvent>, kid: &str, registry: Registry, sessions: Sessions) {
     while let Some(event) = events.recv().await {
         match event {
             RotationEvent::Published(token) => {
                 tracing::info!(sandbox = %token.sandbox_id, generation = token.generation, jti = %token.jti,
-                    exp = token.exp, "audit: published");
+                    kid, exp = token.exp, "audit: published");
                 if !faults::hit(faults::SUPPRESS_NUDGE) {
                     sessions.nudge(token.sandbox_id);
                 }

@@ -7,6 +7,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Metadata key: the agent's version, on the first request of every connection.
 pub const AGENT_VERSION_KEY: &str = "x-openshell-agent-version";
+/// Metadata key: which build of that version it is, on the first request of every connection.
+pub const AGENT_BUILD_KEY: &str = "x-openshell-agent-build";
 /// Metadata key: the agent's [`ProtocolRange`], on the first request of every connection.
 pub const PROTOCOL_KEY: &str = "x-openshell-protocol";
 

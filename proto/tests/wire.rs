@@ -22,7 +22,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 use proto::boot::{BootSpec, DEFAULT_USER, MainProcess};
 use proto::exec::ExecCommand;
 use proto::layout;
-use proto::version::{AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
+use proto::version::{AGENT_BUILD_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
 use serde_json::Value;
 
 const UPDATE: &str = "UPDATE_SNAPSHOT";
@@ -132,6 +132,7 @@ fn plain(name: &str) -> &str {
 fn add_names(lines: &mut Lines) {
     for (what, name) in [
         ("metadata", AGENT_VERSION_KEY),
+        ("metadata", AGENT_BUILD_KEY),
         ("metadata", PROTOCOL_KEY),
         ("subsystem", layout::ATTACH_SUBSYSTEM),
         ("subsystem", layout::DEBUG_SUBSYSTEM),

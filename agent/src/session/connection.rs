@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use proto::budget;
 use proto::openshell::v1::open_shell_client::OpenShellClient;
 use proto::openshell::vm::v1::vm_client::VmClient;
-use proto::version::{AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, VERSION};
+use proto::version::{AGENT_BUILD_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, VERSION};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataValue;
@@ -23,6 +23,9 @@ use super::Session;
 use super::data::RELAYS_MAX;
 use super::endpoint::{Endpoint, Stream};
 use super::pacing::Paced;
+
+/// A hash over what this agent is made of.
+const BUILD: &str = env!("AGENT_BUILD");
 
 type Transport = InterceptedService<Channel, Credentials>;
 
@@ -103,6 +106,7 @@ impl Interceptor for Credentials {
         let metadata = request.metadata_mut();
         metadata.insert("authorization", bearer);
         metadata.insert(AGENT_VERSION_KEY, MetadataValue::from_static(VERSION));
+        metadata.insert(AGENT_BUILD_KEY, MetadataValue::from_static(BUILD));
         let range = MetadataValue::try_from(PROTOCOL.to_string());
         metadata.insert(PROTOCOL_KEY, range.map_err(|_| Status::internal("protocol range"))?);
         Ok(request)

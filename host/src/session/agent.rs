@@ -1,6 +1,8 @@
 //! What an agent says of itself, and what becomes of one that this gateway cannot speak with.
 
-use proto::version::{AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, ProtocolRange, VERSION};
+use std::fmt;
+
+use proto::version::{AGENT_BUILD_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, ProtocolRange, VERSION};
 
 use crate::sandbox::task::Handle;
 
@@ -16,15 +18,27 @@ const REMEDY: &str = "replace the agent binary (agent_bin) by the one that came 
 #[derive(Debug, Clone)]
 pub struct AgentVersion {
     version: String,
+    build: String,
     protocol: Option<ProtocolRange>,
+}
+
+impl fmt::Display for AgentVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (build {})", self.version, self.build)
+    }
 }
 
 impl AgentVersion {
     /// From a request whose metadata `text` looks up.
     pub fn read<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Self {
-        let version = text(AGENT_VERSION_KEY).filter(|version| !version.is_empty()).unwrap_or("unknown");
+        // Whatever a guest writes into a log is short and cannot steer a terminal.
+        let word = |key: &str| {
+            let said = text(key).filter(|said| !said.is_empty()).unwrap_or("unknown");
+            said.chars().filter(char::is_ascii_graphic).take(VERSION_MAX).collect()
+        };
         Self {
-            version: version.chars().take(VERSION_MAX).collect(),
+            version: word(AGENT_VERSION_KEY),
+            build: word(AGENT_BUILD_KEY),
             protocol: text(PROTOCOL_KEY).and_then(|range| range.parse().ok()),
         }
     }
@@ -48,7 +62,7 @@ impl AgentVersion {
 
     fn both(&self) -> String {
         let theirs = self.protocol.map_or_else(|| "unknown".to_string(), |range| range.to_string());
-        format!("agent {} speaks protocol {theirs}, gateway {VERSION} speaks {PROTOCOL}", self.version)
+        format!("agent {self} speaks protocol {theirs}, gateway {VERSION} speaks {PROTOCOL}")
     }
 }
 
@@ -71,6 +85,7 @@ mod tests {
     fn agent(version: &'static str, protocol: Option<&'static str>) -> AgentVersion {
         AgentVersion::read(|key| match key {
             AGENT_VERSION_KEY => Some(version),
+            AGENT_BUILD_KEY => Some("b1"),
             PROTOCOL_KEY => protocol,
             _ => None,
         })
@@ -82,9 +97,13 @@ mod tests {
         let ours = format!("gateway {VERSION} speaks {PROTOCOL}; replace");
         for (protocol, said) in [(Some("90-99"), "90-99"), (None, "unknown"), (Some("soon"), "unknown")] {
             let refused = agent("9.1.0", protocol).check().unwrap_err();
-            assert!(refused.contains(&format!("agent 9.1.0 speaks protocol {said}, {ours}")), "{refused}");
+            assert!(refused.contains(&format!("agent 9.1.0 (build b1) speaks protocol {said}, {ours}")), "{refused}");
         }
-        assert!(agent("", None).without_token(false).contains("with no token: agent unknown speaks protocol unknown"));
+        assert!(
+            agent("", None)
+                .without_token(false)
+                .contains("with no token: agent unknown (build b1) speaks protocol unknown")
+        );
         assert!(agent("", None).without_token(true).contains("a shared secret, which is accepted no more"));
         assert!(agent("x", None).without_token(true).contains(&ours));
         assert_eq!(agent("9".repeat(1000).leak(), None).version.len(), VERSION_MAX);

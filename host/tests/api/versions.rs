@@ -62,7 +62,7 @@ async fn another_protocol_ends_a_boot_in_one_connect() {
         // Of another protocol there need not be a hello.
         let first = (number == 0).then(|| agent.hello(1));
         drop(agent.open(first).await);
-        given_up(&stage, &mine, &[&format!("agent {VERSION} speaks protocol {said}, ")]).await;
+        given_up(&stage, &mine, &[&format!("agent {VERSION} (build unknown) speaks protocol {said}, ")]).await;
     }
 }
 
@@ -70,9 +70,13 @@ async fn another_protocol_ends_a_boot_in_one_connect() {
 async fn no_token_ends_a_boot_in_one_connect() {
     let stage = Stage::up().await;
     for (name, metadata, words) in [
-        ("none", vec![], "with no token: agent unknown speaks protocol unknown"),
+        ("none", vec![], "with no token: agent unknown (build unknown) speaks protocol unknown"),
         ("former", vec![("x-sandbox-secret", "s3cret")], "with a shared secret, which is accepted no more"),
-        ("versions", vec![("x-openshell-agent-version", "0.0.9")], "agent 0.0.9 speaks protocol unknown"),
+        (
+            "versions",
+            vec![("x-openshell-agent-version", "0.0.9")],
+            "agent 0.0.9 (build unknown) speaks protocol unknown",
+        ),
     ] {
         let mine = stage.launched(name).await;
         let status = without_token(&stage, &mine, &metadata).await;
