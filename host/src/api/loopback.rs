@@ -63,7 +63,10 @@ mod tests {
     #[tokio::test]
     async fn a_connection_of_this_process_is_this_user_s() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(listener) = tokio::net::TcpListener::bind(address).await else { continue };
+            let Ok(listener) = tokio::net::TcpListener::bind(address).await else {
+                eprintln!("not run for {address}: this machine has no such address");
+                continue;
+            };
             let local = listener.local_addr().unwrap();
             let _client = tokio::net::TcpStream::connect(local).await.unwrap();
             let (stream, peer) = listener.accept().await.unwrap();

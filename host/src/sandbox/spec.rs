@@ -300,6 +300,27 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_into_a_boot_spec_is_refused_at_once() {
+        // Each of these bytes is six in JSON.
+        let value = "\u{1}".repeat(VARIABLE_VALUE_MAX);
+        let environment = (0..40).map(|number| (format!("K{number}"), value.clone())).collect();
+        let spec = SandboxSpec { environment, ..Default::default() };
+        let request = CreateSandboxRequest { name: "dev".into(), spec: Some(spec), ..Default::default() };
+        let error = check(&request, &bounds()).unwrap_err();
+        assert!(error.field == "spec.environment" && error.message.contains("fit into a boot spec"), "{error}");
+    }
+
+    #[test]
+    fn providers_are_named_once() {
+        let named = |names: &[&str]| providers(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(named(&["git", "ai"]), Ok(vec!["git".to_owned(), "ai".to_owned()]));
+        assert!(named(&["git", "git"]).unwrap_err().contains("named twice"));
+        assert!(named(&["Git"]).is_err());
+        let many: Vec<_> = (0..=PROVIDERS_MAX).map(|number| format!("p{number}")).collect();
+        assert!(providers(&many).unwrap_err().contains("at most"));
+    }
+
+    #[test]
     fn names_are_short_dns_labels() {
         for good in ["a", "dev", "a-b-1", "abcdefghijklmnopqrs"] {
             assert_eq!(name(good), Ok(()));

@@ -283,3 +283,30 @@ async fn compute_that_ends_while_the_store_fails_is_not_forgotten() {
     crate::stage::until("the store to fail", || (stage.store.failures_left() == 0).then_some(())).await;
     becomes(&dev, "the restart", |view| view.record.machine.boot == 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_ends_before_a_client_could_not_take_it() {
+    let stage = Stage::up().await;
+    let mut user = stage.user().await;
+    for number in 0..40 {
+        let labels = [("big".to_owned(), "x".repeat(60 * 1024))].into();
+        let create = CreateSandboxRequest { labels, ..request(&format!("s{number:02}")) };
+        user.create_sandbox(create).await.expect("create");
+    }
+    let (mut names, mut pages, mut page_token) = (vec![], 0, String::new());
+    loop {
+        let list = ListSandboxesRequest { page_size: 1000, page_token, ..Default::default() };
+        let page = user.list_sandboxes(list).await.expect("list").into_inner();
+        names.extend(page.sandboxes.into_iter().map(|sandbox| sandbox.metadata.expect("metadata").name));
+        pages += 1;
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, (0..40).map(|number| format!("s{number:02}")).collect::<Vec<_>>());
+    assert!(pages > 1, "2.4 MB in one page");
+    let selected = ListSandboxesRequest { label_selector: "big=x".into(), ..Default::default() };
+    let status = user.list_sandboxes(selected).await.expect_err("not served");
+    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+}
