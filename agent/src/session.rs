@@ -104,10 +104,11 @@ impl Session {
         }
     }
 
-    /// An answer of the gateway that is a refusal. One of the bearer itself has it read again.
-    pub fn heed(&self, refusal: &Status) {
+    /// An answer of the gateway that is a refusal of a request with a bearer of that generation. One of the bearer
+    /// itself has it read again.
+    pub fn heed(&self, refusal: &Status, generation: u64) {
         if refusal.code() == Code::Unauthenticated {
-            self.tokens.forget();
+            self.tokens.forget(generation);
             self.refresh_token();
         }
     }

@@ -222,6 +222,7 @@ fn compose(
         rotation: rotation.clone(),
         receipts,
         receipt_deadline: budget::receipt_deadline(ttl),
+        throttle: Arc::default(),
         secrets,
         host_keys,
         clock,

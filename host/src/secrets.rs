@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use proto::budget::{ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX};
+use proto::budget::ENVIRONMENT_MAX;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -19,6 +19,9 @@ use crate::atomic_file;
 /// The file, in the state directory.
 pub const FILE: &str = "secrets.json";
 const PROVIDERS_MAX: usize = 256;
+/// Of one provider, names and values together: those of all that a sandbox may have fit into one answer to its agent,
+/// and into the environment of a program.
+const PROVIDER_BYTES_MAX: usize = 64 * 1024;
 
 /// Why secrets cannot be read or changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -126,9 +129,9 @@ impl Secrets {
     /// Sets one. The caller has checked key and value as those of an environment variable.
     ///
     /// # Errors
-    /// [`SecretsError`]; nothing has changed then.
+    /// [`SecretsError`].
     pub fn set(&self, provider: &str, key: &str, value: SecretString, now_ms: u64) -> Result<(), SecretsError> {
-        self.change(|document| {
+        self.change(now_ms, |document| {
             if !document.providers.contains_key(provider) && document.providers.len() >= PROVIDERS_MAX {
                 return Err(SecretsError::TooMuch(format!("at most {PROVIDERS_MAX} providers may have secrets")));
             }
@@ -136,9 +139,9 @@ impl Secrets {
             provider.variables.insert(key.into(), Variable { value, updated_ms: now_ms });
             provider.revision = document.revision;
             let bytes: usize = provider.variables.iter().map(|(k, v)| k.len() + v.value.expose_secret().len()).sum();
-            if provider.variables.len() > ENVIRONMENT_MAX || bytes > ENVIRONMENT_BYTES_MAX {
+            if provider.variables.len() > ENVIRONMENT_MAX || bytes > PROVIDER_BYTES_MAX {
                 return Err(SecretsError::TooMuch(format!(
-                    "a provider may have {ENVIRONMENT_MAX} secrets of {ENVIRONMENT_BYTES_MAX} bytes together"
+                    "a provider may have {ENVIRONMENT_MAX} secrets of {PROVIDER_BYTES_MAX} bytes together"
                 )));
             }
             Ok(())
@@ -148,10 +151,10 @@ impl Secrets {
     /// Removes one, or with an empty key the whole provider. How many are gone.
     ///
     /// # Errors
-    /// [`SecretsError`]; nothing has changed then.
-    pub fn remove(&self, provider: &str, key: &str) -> Result<u32, SecretsError> {
+    /// [`SecretsError`].
+    pub fn remove(&self, provider: &str, key: &str, now_ms: u64) -> Result<u32, SecretsError> {
         let unknown = |what: String| SecretsError::Unknown(what);
-        self.change(|document| {
+        self.change(now_ms, |document| {
             let found = document.providers.get_mut(provider);
             let found = found.ok_or_else(|| unknown(format!("provider `{}`", provider.escape_debug())))?;
             if key.is_empty() {
@@ -193,17 +196,24 @@ impl Secrets {
         held.flat_map(|provider| provider.variables.iter().map(|(k, v)| (k.clone(), v.value.clone()))).collect()
     }
 
-    /// Changes with every change of what a sandbox with these providers gets; 0 where there are none.
+    /// Changes with every change of what a sandbox with these providers gets; 0 for a sandbox without providers, and for
+    /// no other: an agent that has to wait for secrets waits for another number.
     pub fn revision(&self, providers: &[String]) -> u64 {
         let document = self.document.read().unwrap_or_else(PoisonError::into_inner);
-        providers.iter().filter_map(|name| Some(document.providers.get(name)?.revision)).max().unwrap_or_default()
+        let revision = |name: &String| document.providers.get(name).map_or(1, |provider| provider.revision);
+        providers.iter().map(revision).max().unwrap_or_default()
     }
 
-    /// Durable before it counts.
-    fn change<T>(&self, act: impl FnOnce(&mut Document) -> Result<T, SecretsError>) -> Result<T, SecretsError> {
+    /// Durable before it counts. Revisions go by the clock, so that one that was given out before an older file was
+    /// restored does not come again.
+    fn change<T>(
+        &self,
+        now_ms: u64,
+        act: impl FnOnce(&mut Document) -> Result<T, SecretsError>,
+    ) -> Result<T, SecretsError> {
         let mut document = self.document.write().unwrap_or_else(PoisonError::into_inner);
         let mut changed = document.clone();
-        changed.revision += 1;
+        changed.revision = now_ms.max(changed.revision + 1);
         let outcome = act(&mut changed)?;
         let cause = |error: &dyn std::fmt::Display| SecretsError::Io {
             act: "write",
@@ -211,7 +221,13 @@ impl Secrets {
             cause: error.to_string(),
         };
         let json = serde_json::to_string_pretty(&changed).map(SecretString::from).map_err(|error| cause(&error))?;
-        atomic_file::replace(&self.path, json.expose_secret().as_bytes()).map_err(|error| cause(&error))?;
+        if let Err(error) = atomic_file::replace(&self.path, json.expose_secret().as_bytes()) {
+            // It may have come as far as the rename: what is there now is what counts.
+            if let Ok(found) = read(&self.path) {
+                *document = found;
+            }
+            return Err(cause(&error));
+        }
         *document = changed;
         Ok(outcome)
     }
@@ -248,10 +264,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let secrets = Secrets::open(dir.path()).unwrap();
         let (git, none) = (vec!["git".to_owned()], Vec::<String>::new());
-        assert_eq!((secrets.revision(&git), secrets.knows("git")), (0, false));
-        secrets.set("git", "TOKEN", "geheim".into(), 1).unwrap();
-        secrets.set("ai", "TOKEN", "two".into(), 2).unwrap();
-        assert_eq!((secrets.revision(&git), secrets.revision(&none)), (1, 0));
+        assert_eq!((secrets.revision(&git), secrets.knows("git")), (1, false));
+        secrets.set("git", "TOKEN", "geheim".into(), 1000).unwrap();
+        secrets.set("ai", "TOKEN", "two".into(), 1000).unwrap();
+        assert_eq!((secrets.revision(&git), secrets.revision(&none)), (1000, 0));
         assert_eq!(values(&secrets, &["git", "ai"]), [("TOKEN".into(), "two".into())]);
         assert_eq!(values(&secrets, &["ai", "git"]), [("TOKEN".into(), "geheim".into())]);
 
@@ -259,13 +275,19 @@ mod tests {
         assert_eq!(secrets.list("").len(), 2);
         assert_eq!(fs::metadata(secrets.path()).unwrap().mode() & 0o777, 0o600);
         assert!(!format!("{secrets:?}").contains("geheim"));
-        assert_eq!(secrets.remove("git", "TOKEN"), Ok(1));
-        assert_eq!((secrets.revision(&git), values(&secrets, &["git"])), (3, vec![]));
+        let copy = fs::read(secrets.path()).unwrap();
+        assert_eq!(secrets.remove("git", "TOKEN", 2000), Ok(1));
+        assert_eq!((secrets.revision(&git), values(&secrets, &["git"])), (2000, vec![]));
         assert!(secrets.knows("git"));
-        assert_eq!(secrets.remove("git", ""), Ok(0));
+        assert_eq!(secrets.remove("git", "", 2000), Ok(0));
         for (provider, key) in [("git", ""), ("ai", "OTHER")] {
-            assert!(matches!(secrets.remove(provider, key), Err(SecretsError::Unknown(_))), "{provider} {key}");
+            assert!(matches!(secrets.remove(provider, key, 3000), Err(SecretsError::Unknown(_))), "{provider} {key}");
         }
+        // A copy of the time before: what comes next has a number that nobody holds.
+        fs::write(secrets.path(), copy).unwrap();
+        let secrets = Secrets::open(dir.path()).unwrap();
+        secrets.set("git", "TOKEN", "neu".into(), 4000).unwrap();
+        assert_eq!(secrets.revision(&git), 4000);
     }
 
     #[test]

@@ -9,3 +9,4 @@ pub mod refusals;
 pub mod relay;
 pub mod sessions;
 pub mod supervisor;
+pub mod throttle;

@@ -91,8 +91,9 @@ async fn greet(
         connection_epoch: session.epoch.fetch_add(1, Ordering::Relaxed) + 1,
     };
     let _ = outbox.try_send(message(supervisor_message::Payload::Hello(hello)));
+    let presented = session.tokens.generation();
     let refused = |status: Status| {
-        session.heed(&status);
+        session.heed(&status, presented);
         Ended {
             rejected: matches!(status.code(), Code::PermissionDenied | Code::FailedPrecondition),
             ..Ended::early(format!("the gateway refused ConnectSupervisor: {}", brief(&status)))
@@ -200,7 +201,6 @@ async fn chores(session: Arc<Session>, mut client: Client, woken: &mut mpsc::Rec
         let reply = match sync(&mut client, &session).await {
             Ok(reply) => reply,
             Err(status) => {
-                session.heed(&status);
                 return format!("the gateway refused Sync: {}", brief(&status));
             }
         };

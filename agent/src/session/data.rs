@@ -82,7 +82,6 @@ async fn hold(
                     return "the agent is ending".to_owned();
                 }
                 if let Err(status) = sync(&mut client, session).await {
-                    session.heed(&status);
                     return format!("the gateway refused Sync: {}", brief(&status));
                 }
             }

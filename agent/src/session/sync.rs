@@ -33,7 +33,8 @@ async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncRe
     let request = SyncRequest { provider_env_revision: session.secrets.revision() };
     let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(request))
         .await
-        .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))??
+        .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))?
+        .inspect_err(|status| session.heed(status, generation))?
         .into_inner();
     let round_trip = sent.elapsed();
     if session.presented.fetch_max(generation, Ordering::Relaxed) < generation {

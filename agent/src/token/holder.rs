@@ -114,10 +114,13 @@ impl Tokens {
         Some(value)
     }
 
-    /// The gateway has refused what is held: whatever the directory holds is better, an older token too. Otherwise one
+    /// The gateway has refused a token of this generation. If it is the one held, whatever the directory holds is better, an older token too. Otherwise one
     /// that was put there by mistake, of a generation that does not exist yet, would keep the true ones out.
-    pub fn forget(&self) {
-        self.held().token = None;
+    pub fn forget(&self, generation: u64) {
+        let mut held = self.held();
+        if held.token.as_ref().is_some_and(|(_, claims)| claims.generation <= generation) {
+            held.token = None;
+        }
     }
 
     /// The parts of the token held that may be seen.
@@ -175,7 +178,9 @@ mod tests {
         assert_eq!(tokens.refresh(Instant::now()).unwrap(), Found::Newer(1000));
         publish(directory.path(), 7);
         assert!(matches!(tokens.refresh(Instant::now()), Err(RefreshError::Older { .. })));
-        tokens.forget();
+        tokens.forget(999);
+        assert!(tokens.bearer().is_some(), "another one was refused");
+        tokens.forget(1000);
         assert!(tokens.bearer().is_none());
         assert_eq!(tokens.refresh(Instant::now()).unwrap(), Found::Newer(7));
     }

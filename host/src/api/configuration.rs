@@ -1,5 +1,7 @@
 //! Configuration: the versioned document and the settings of a sandbox, for itself and for users.
 
+use std::time::Instant;
+
 use proto::openshell::sandbox::v1::{
     EffectiveSetting, GetSandboxConfigRequest, GetSandboxConfigResponse, PolicySource, SettingScope, SettingValue,
     setting_value::Value,
@@ -10,9 +12,11 @@ use tonic::{Code, Status};
 use super::lifecycle::workspace;
 use super::reply::WORKSPACE;
 use super::services::Api;
+use crate::identity::principal::Principal;
 use crate::sandbox::document::{Configuration, Setting, Update, UpdateError};
 use crate::sandbox::task::{ConfigureError, Handle};
 use crate::session::supervisor::refused;
+use crate::session::throttle::INTERVAL;
 use crate::status;
 
 impl Api {
@@ -44,9 +48,15 @@ impl Api {
         &self,
         handle: &Handle,
         request: UpdateConfigRequest,
-        who: &str,
+        caller: &Principal,
     ) -> Result<UpdateConfigResponse, Status> {
         workspace(request.workspace_scope.as_ref())?;
+        // Each change is a durable write, and guests ask as often as they like.
+        if matches!(caller, Principal::Sandbox { .. }) && !self.throttle.admit(handle.id, Instant::now()) {
+            let message =
+                format!("UpdateConfig: a sandbox may change its configuration once in {INTERVAL:?}; try again");
+            return Err(status::not_now(Code::ResourceExhausted, message));
+        }
         let deleted = request.delete_setting;
         let configuration = match handle.configure(update(request)?).await {
             Ok(configuration) => configuration,
@@ -56,8 +66,10 @@ impl Api {
             Err(ConfigureError::Refused(conflict)) => return Err(status::not_now(Code::Aborted, conflict.to_string())),
             Err(ConfigureError::Failed(error)) => return Err(refused(handle, "configure", error)),
         };
-        tracing::info!(sandbox = %handle.id, who, version = configuration.version,
-            settings_revision = configuration.settings_revision, "audit: configured");
+        if let Principal::User { uid } = caller {
+            tracing::info!(sandbox = %handle.id, uid, version = configuration.version,
+                settings_revision = configuration.settings_revision, "audit: configured");
+        }
         Ok(UpdateConfigResponse {
             version: configuration.version,
             policy_hash: configuration.document_hash(),

@@ -35,11 +35,14 @@ impl Api {
         let running = start(&self.supervisors, &handle, host_key, &exec).await?;
         let (output, outputs) = mpsc::channel(4);
         let (_no_input, input) = mpsc::channel(1);
-        let answered = async { tokio::join!(running.run(input, &output), collect(outputs)) };
+        // The sender ends with the call: that is how the collector learns of one that broke.
+        let run = async move { running.run(input, &output).await };
+        let answered = async { tokio::join!(run, collect(outputs)) };
         let late = |_| Status::deadline_exceeded(format!("sandbox {}: no answer within {ANSWER:?}", handle.name));
         let (ended, reply) = timeout(ANSWER, answered).await.map_err(late)?;
-        ended?;
-        reply
+        // Too long an answer is what ended the call.
+        let reply = reply?;
+        ended.map(|()| reply)
     }
 }
 

@@ -77,6 +77,7 @@ impl Api {
 
     pub(super) async fn start(&self, request: &StartSandboxRequest) -> Result<SandboxResponse, Status> {
         workspace(request.workspace_scope.as_ref())?;
+        self.check_providers(&self.find(&request.name)?.view().record.spec.providers)?;
         self.ask(&request.name, Event::Start, "start").await
     }
 

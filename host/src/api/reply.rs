@@ -116,11 +116,19 @@ impl Api {
             return None;
         }
         let held = self.supervisors.sessions.of(view.record.id).map_or(0, |session| session.secrets());
+        let unknown = view.record.spec.providers.iter().find(|name| !self.secrets.knows(name));
+        let (reason, message) = match unknown {
+            Some(name) => {
+                ("ProviderUnknown", format!("provider `{name}` does not exist any more; set its secrets again"))
+            }
+            None if held == wanted => ("Fetched", format!("the agent holds revision {held}")),
+            None => ("NotFetchedYet", format!("newest revision {wanted}, the agent holds {held}")),
+        };
         Some(SandboxCondition {
             r#type: "SecretsDelivered".into(),
-            status: truth(held == wanted),
-            reason: if held == wanted { "Fetched" } else { "NotFetchedYet" }.into(),
-            message: format!("newest revision {wanted}, the agent holds {held}"),
+            status: truth(reason == "Fetched"),
+            reason: reason.into(),
+            message,
             transition_time: None,
         })
     }

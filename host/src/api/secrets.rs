@@ -58,7 +58,7 @@ impl Api {
                 users.join(", ")
             )));
         }
-        let removed = self.secrets.remove(provider, key).map_err(refused)?;
+        let removed = self.secrets.remove(provider, key, wall_ms(&*self.clock)).map_err(refused)?;
         tracing::info!(provider, key, who, "audit: removed secrets");
         Ok(RemoveSecretReply { removed })
     }

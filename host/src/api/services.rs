@@ -34,6 +34,7 @@ use crate::sandbox::view::wall_ms;
 use crate::secrets::Secrets;
 use crate::session::agent::AgentVersion;
 use crate::session::supervisor::{Supervisors, refused};
+use crate::session::throttle::Throttle;
 
 /// The public service, by name.
 const SERVICE: &str = "openshell.v1.OpenShell";
@@ -54,6 +55,8 @@ pub struct Api {
     pub receipts: Arc<Receipts>,
     /// After which a token that was not presented is overdue.
     pub receipt_deadline: Duration,
+    /// How often sandboxes may change their configuration.
+    pub throttle: Arc<Throttle>,
     /// Secrets of providers.
     pub secrets: Arc<Secrets>,
     /// Their SSH host keys.
@@ -280,8 +283,8 @@ impl OpenShell for Api {
         request: Request<UpdateConfigRequest>,
     ) -> Result<Response<UpdateConfigResponse>, Status> {
         let handle = self.subject(&request, "UpdateConfig", &request.get_ref().sandbox)?;
-        let who = who(&request);
-        self.configure(&handle, request.into_inner(), &who).await.map(Response::new)
+        let caller = request.extensions().get::<Principal>().cloned().unwrap_or(Principal::Anonymous);
+        self.configure(&handle, request.into_inner(), &caller).await.map(Response::new)
     }
 }
 

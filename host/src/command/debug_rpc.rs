@@ -62,7 +62,9 @@ impl DebugRpc {
         let act = format!("debug sandbox `{name}`");
         let reply = answer_within(ANSWER, &act, operator.debug_rpc(request)).await?;
         if !reply.output.is_empty() {
-            console.line(&reply.output).await.map_err(CommandError::output)?;
+            // Written by whoever is in the guest.
+            let lines: Vec<_> = reply.output.lines().map(printable).collect();
+            console.line(&lines.join("\n")).await.map_err(CommandError::output)?;
         }
         if !reply.error.is_empty() {
             console.note(&format!("error: {}", printable(&reply.error))).await;

@@ -351,6 +351,12 @@ impl Engine {
     fn note(&self, event: &RotationEvent) {
         let mut troubles = self.troubles.write().unwrap_or_else(PoisonError::into_inner);
         let (sandbox_id, trouble) = match event {
+            // What was healed is not why publishing fails, if it does.
+            RotationEvent::Healed { sandbox_id, .. }
+                if self.entries.get(sandbox_id).is_some_and(|e| e.failures > 0) =>
+            {
+                return;
+            }
             RotationEvent::Published(Published { sandbox_id, .. }) | RotationEvent::Healed { sandbox_id, .. } => {
                 troubles.remove(sandbox_id);
                 return;

@@ -63,6 +63,14 @@ pub enum UpdateError {
     /// A rule is broken.
     #[error(transparent)]
     Invalid(Invalid),
+    /// Of another sandbox, or of a store that was replaced by an older one.
+    #[error("version {expected} is none that this sandbox has had, the latest is {latest}; read it again, and repeat")]
+    Unseen {
+        /// What the caller says to have seen.
+        expected: u64,
+        /// The latest there is.
+        latest: u64,
+    },
     /// Somebody else was faster.
     #[error(
         "the configuration was changed in version {changed_in}, after version {expected}; read it again, and repeat"
@@ -91,10 +99,13 @@ impl Configuration {
     pub fn updated(&self, update: Update, next: u64) -> Result<Self, UpdateError> {
         let Update { document, setting, expected } = update;
         // Versions rise for other reasons, too; only what came after the caller's look is in its way.
-        if expected != 0 && (expected < self.changed_in || expected >= next) {
+        if expected >= next {
+            return Err(UpdateError::Unseen { expected, latest: next - 1 });
+        }
+        if expected != 0 && expected < self.changed_in {
             return Err(UpdateError::Conflict { expected, changed_in: self.changed_in });
         }
-        let mut updated = Self { changed_in: next, ..self.clone() };
+        let mut updated = self.clone();
         if document.is_none() && setting.is_none() {
             return Err(invalid("policy", "name a policy or a setting_key: there is nothing to change"));
         }
@@ -103,11 +114,17 @@ impl Configuration {
                 let found = document.len();
                 return Err(invalid("policy", format!("policy: {found} bytes; at most {DOCUMENT_MAX}")));
             }
-            updated.version += 1;
-            updated.document = document;
+            if updated.version == 0 || updated.document != document {
+                updated.version += 1;
+                updated.document = document;
+            }
         }
         if let Some((key, value)) = setting {
             updated.set(key, value)?;
+        }
+        // What is so already is no change.
+        if updated != *self {
+            updated.changed_in = next;
         }
         Ok(updated)
     }
@@ -117,9 +134,10 @@ impl Configuration {
             let rule = format!("setting_key: 1 to {KEY_MAX} bytes without control characters");
             return Err(invalid("setting_key", rule));
         }
-        self.settings_revision += 1;
         let Some(value) = value else {
-            self.settings.remove(&key);
+            if self.settings.remove(&key).is_some() {
+                self.settings_revision += 1;
+            }
             return Ok(());
         };
         let length = match &value {
@@ -130,6 +148,10 @@ impl Configuration {
         if length > VALUE_MAX {
             return Err(invalid("setting_value", format!("setting_value: at most {VALUE_MAX} bytes")));
         }
+        if self.settings.get(&key) == Some(&value) {
+            return Ok(());
+        }
+        self.settings_revision += 1;
         self.settings.insert(key, value);
         if self.settings.len() > SETTINGS_MAX {
             let rule = format!("setting_key: a sandbox has at most {SETTINGS_MAX} settings");
@@ -176,6 +198,8 @@ mod tests {
         assert_eq!(Configuration::default().document_hash(), "");
         let second = first.updated(setting("k", Some(Setting::Number(-1)), 0), 6).unwrap();
         assert_eq!((second.version, second.settings_revision), (1, 1));
+        assert_eq!(second.updated(setting("k", Some(Setting::Number(-1)), 0), 9), Ok(second.clone()), "no change");
+        assert_eq!(second.updated(document(b"a", 0), 9), Ok(second.clone()), "no change");
         let third = second.updated(setting("k", None, 0), 7).unwrap();
         assert!(third.settings.is_empty());
         let json = serde_json::to_string(&second).unwrap();

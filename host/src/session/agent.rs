@@ -69,6 +69,10 @@ impl AgentVersion {
 /// Gives the sandbox up if it is on its way up: the same agent would come again with every boot. Not waited for: it
 /// closes the very connection that asks.
 pub fn give_up(handle: &Handle, why: String) {
+    // Later it would change nothing, and a guest can ask for it without end.
+    if !handle.view().phase().is_booting() {
+        return;
+    }
     let handle = handle.clone();
     // The connection is that of the current boot: those of an earlier one went with its vmm.
     let instance = handle.view().record.instance_id.clone();

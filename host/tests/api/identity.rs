@@ -10,7 +10,7 @@ use proto::openshell::vm::v1::*;
 use tonic::{Code, Status};
 
 use crate::agent::Agent;
-use crate::stage::{PATIENCE, Stage, becomes, channel, request, until};
+use crate::stage::{Stage, becomes, channel, request, until};
 
 async fn operator(stage: &Stage) -> OperatorClient<tonic::transport::Channel> {
     OperatorClient::new(channel(&stage.socket()).await)
@@ -46,6 +46,7 @@ async fn a_revocation_refuses_at_once_and_closes_what_does_not_follow() {
     let mut stolen = thief.session(2).await;
     thief.sync().await.expect("good so far");
 
+    let began = Instant::now();
     let revoked = operator(&stage).await.revoke_token(RevokeTokenRequest { sandbox: "mine".into() }).await;
     let revoked = revoked.expect("a user may").into_inner();
     assert_eq!(revoked.floor, revoked.generation);
@@ -54,7 +55,6 @@ async fn a_revocation_refuses_at_once_and_closes_what_does_not_follow() {
     let honest = agent.with_token(stage.token(mine.id));
     honest.sync().await.expect("the new token");
 
-    let began = Instant::now();
     while stolen.next().await.is_some() {}
     assert!(began.elapsed() > Duration::from_secs(3), "closed after {:?}: it is told first", began.elapsed());
     // The one that followed is open; its session was superseded by the thief's, which says nothing of the connection.
@@ -125,6 +125,8 @@ async fn a_configuration_is_versioned_and_survives() {
     };
     let second = agent.client().update_config(agent.request(setting.clone())).await.expect("its own").into_inner();
     assert_eq!((second.version, second.settings_revision), (1, 1));
+    let again = agent.client().update_config(agent.request(setting.clone())).await.expect_err("a flood");
+    assert_eq!(again.code(), Code::ResourceExhausted, "{again:?}");
     let status = user.update_config(setting).await.expect_err("seen before the last change");
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
 
@@ -249,18 +251,19 @@ async fn what_keeps_a_sandbox_from_new_tokens_is_a_condition() {
     let mine = stage.launched("mine").await;
     assert_eq!(condition(&shown(&stage, &mine).await, "TokenPublished"), None);
     let share = stage.vm_socket(mine.id).ancestors().nth(2).expect("a directory").join(proto::layout::SHARE_DIR);
-    let away = share.with_extension("away");
-    std::fs::rename(&share, &away).expect("take it away");
+    let token = share.join(proto::layout::TOKEN_FILE);
+    // A rename cannot replace a directory that holds something.
+    std::fs::remove_file(&token).expect("remove");
+    std::fs::create_dir_all(token.join("in-the-way")).expect("make a directory");
     let rotated = operator(&stage).await.rotate_token(RotateTokenRequest { sandbox: "mine".into() }).await;
-    // The directory that is held is still there, only not at its path; the audit is who notices.
-    drop(rotated);
-    std::fs::rename(&away, &share).expect("bring it back");
-    let began = Instant::now();
-    until("no trouble", || {
-        assert!(began.elapsed() < PATIENCE);
-        stage.rotation.trouble(mine.id).is_none().then_some(())
-    })
-    .await;
+    let status = rotated.expect_err("nothing can be put there");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(condition(&shown(&stage, &mine).await, "TokenPublished").as_deref(), Some("False"));
+    // The audit may have been faster.
+    drop(std::fs::remove_dir_all(&token));
+    until("no trouble", || stage.rotation.trouble(mine.id).is_none().then_some(())).await;
+    assert_eq!(condition(&shown(&stage, &mine).await, "TokenPublished"), None);
+    assert!(stage.token(mine.id).contains('.'), "a token is back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -142,6 +142,7 @@ impl Stage {
             rotation: rotation.clone(),
             receipts,
             receipt_deadline: budget::receipt_deadline(budget::TTL_DEFAULT),
+            throttle: Arc::default(),
             secrets: Arc::new(Secrets::open(&state).expect("no secrets yet")),
             host_keys,
             clock,

@@ -39,25 +39,39 @@ impl Set {
     async fn value(&self, console: &mut Console) -> Result<SecretString, String> {
         let mut stdin = console.stdin.take().ok_or("there is no standard input to read the value from")?;
         if !console.terminals.stdin {
-            return read(&mut stdin).await;
+            return read(&mut stdin, Until::End).await;
         }
+        let mut signals = console.signals().map_err(|error| error.to_string())?;
         let hidden = Hidden::enter().map_err(|error| format!("cannot hide what is typed: {error}"))?;
         let _ = console.err(format!("value of {} (not shown): ", self.key).as_bytes()).await;
-        let value = read(&mut stdin).await;
+        // Not by default: the terminal would stay without echo.
+        let value = tokio::select! {
+            value = read(&mut stdin, Until::Line) => value,
+            _ = signals.next() => Err("interrupted".to_owned()),
+        };
         drop(hidden);
         console.note("").await;
         value
     }
 }
 
-/// To the end of the first line, or of the input. A line's end is no part of a value.
-async fn read(input: &mut (impl AsyncRead + Unpin)) -> Result<SecretString, String> {
+/// How much of the input is the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// A line that is typed.
+    Line,
+    /// All of it.
+    End,
+}
+
+/// The last line's end is no part of a value.
+async fn read(input: &mut (impl AsyncRead + Unpin), until: Until) -> Result<SecretString, String> {
     let mut bytes = Vec::with_capacity(VARIABLE_VALUE_MAX + 2);
     let mut chunk = [0; 4096];
     loop {
         let count = input.read(&mut chunk).await.map_err(|error| format!("cannot read the value: {error}"))?;
         bytes.extend_from_slice(&chunk[..count]);
-        let complete = count == 0 || bytes.ends_with(b"\n") && bytes.len() < chunk.len();
+        let complete = count == 0 || (until == Until::Line && bytes.ends_with(b"\n"));
         if bytes.len() > VARIABLE_VALUE_MAX + 1 {
             return Err(format!("the value has more than {VARIABLE_VALUE_MAX} bytes"));
         }
@@ -70,5 +84,29 @@ async fn read(input: &mut (impl AsyncRead + Unpin)) -> Result<SecretString, Stri
     match value.is_empty() {
         true => Err("no value came on standard input".to_owned()),
         false => Ok(value.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_value_of_several_lines_is_read_to_its_end() {
+        let (mut writer, mut reader) = tokio::io::duplex(64);
+        let writing = async move {
+            for part in ["-----BEGIN\n", "abc\n", "-----END\n"] {
+                writer.write_all(part.as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (value, ()) = tokio::join!(read(&mut reader, Until::End), writing);
+        assert_eq!(value.unwrap().expose_secret(), "-----BEGIN\nabc\n-----END");
+        let typed = read(&mut &b"secret\n"[..], Until::Line).await.unwrap();
+        assert_eq!(typed.expose_secret(), "secret");
+        assert!(read(&mut &b"\n"[..], Until::End).await.is_err());
+        assert!(read(&mut vec![b'x'; VARIABLE_VALUE_MAX + 2].as_slice(), Until::End).await.is_err());
     }
 }

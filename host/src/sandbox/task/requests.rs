@@ -66,6 +66,9 @@ impl Owner {
         let mut record = self.record.clone();
         record.configuration =
             record.configuration.updated(update, record.version + 1).map_err(ConfigureError::Refused)?;
+        if record.configuration == self.record.configuration {
+            return Ok(record.configuration);
+        }
         self.save(record).map_err(|error| ConfigureError::Failed(AskError::Store(error)))?;
         self.publish();
         Ok(self.record.configuration.clone())

@@ -4,12 +4,20 @@ use super::{AGAIN, Owner};
 use crate::rotation::error::RotationError;
 use crate::sandbox::decide::{Action, Event};
 
+/// More moves of a session than one gateway sees.
+const UNSAVED_VERSIONS: u64 = 1 << 32;
 /// After as many failures to listen for a running sandbox it is restarted.
 const LISTEN_TRIES: u32 = 10;
 
 impl Owner {
     /// A new gateway finds a sandbox as an earlier one left it: compares with what is, and goes on from there.
     pub(super) async fn resume(&mut self) {
+        // Sessions move the version without the disk: the next one is beyond all that anybody has seen.
+        let mut record = self.record.clone();
+        record.version += UNSAVED_VERSIONS;
+        if let Err(error) = self.save(record) {
+            tracing::error!(sandbox = %self.record.id, error, "failed to record a new version");
+        }
         let (id, phase) = (self.record.id, self.record.machine.phase);
         let running = self.deps.driver.is_running(id);
         if !phase.has_compute() {
