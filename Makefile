@@ -66,12 +66,14 @@ test-vm: build-test
 recovery: build-test
 	e2e/run-with-kvm --timeout 900 target/release/recovery
 
-## What a sandbox costs, as ratios to the same thing without us: docs/benchmarks.md.
+## What a sandbox costs, as ratios to the same thing without us: docs/benchmarks.md. Real microVMs first, where KVM is;
+## then, on this machine itself, all that needs none.
 bench: build-test
-	$(CARGO) build --release --locked -p host -p vmm -p e2e -p fake-vmm --features host/faults --example bare
+	$(CARGO) build --release --locked -p host -p vmm -p e2e -p fake-vmm --features host/faults --example bare --example identity
 	rm -f target/bench.json target/lab/out/bench.json
 	e2e/run-with-kvm target/release/bench
 	if [ -e target/lab/out/bench.json ]; then mv target/lab/out/bench.json target/bench.json; fi
+	target/release/bench native
 
 lint: setup
 	$(CARGO) fmt --check

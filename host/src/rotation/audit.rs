@@ -166,7 +166,7 @@ impl IdentityDirectory {
             }
             _ => {}
         }
-        self.stage = open_directory(&path)?;
+        self.stage = open_directory(&path)?.into();
         rustix::fs::fchmod(&self.stage, rustix::fs::Mode::RWXU)
             .map_err(|error| failed("set permissions of", &path, &error.into()))
     }

@@ -71,9 +71,9 @@ pub struct Enrolment {
 }
 
 /// The newest publication of every sandbox, for readers on other threads.
-pub(super) type Shared = Arc<RwLock<HashMap<Uuid, Published>>>;
+pub type Shared = Arc<RwLock<HashMap<Uuid, Published>>>;
 /// What does not work, for readers on other threads.
-pub(super) type Troubles = Arc<RwLock<HashMap<Uuid, Trouble>>>;
+pub type Troubles = Arc<RwLock<HashMap<Uuid, Trouble>>>;
 
 struct Entry {
     directory: IdentityDirectory,
@@ -85,8 +85,9 @@ struct Entry {
     lost: bool,
 }
 
-/// See the module.
-pub(super) struct Engine {
+/// See the module. A gateway has it inside of its [`super::rotor::Rotor`]; by itself it is for whoever has the time in
+/// hand: tests and benchmarks.
+pub struct Engine {
     deps: Deps,
     entries: BTreeMap<Uuid, Entry>,
     due: Due,
@@ -100,7 +101,8 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(deps: Deps, published: Shared, troubles: Troubles) -> Self {
+    /// Nothing enrolled. `published` and `troubles` are kept up to date for others.
+    pub fn new(deps: Deps, published: Shared, troubles: Troubles) -> Self {
         let looked = deps.clock.now();
         Self {
             deps,
@@ -116,7 +118,7 @@ impl Engine {
     }
 
     /// A fresh directory with boot spec and token, or nothing at all.
-    pub(super) fn enroll(&mut self, enrolment: &Enrolment) -> Result<Published, RotationError> {
+    pub fn enroll(&mut self, enrolment: &Enrolment) -> Result<Published, RotationError> {
         let Enrolment { sandbox_id, directory: dir, owner, boot_spec } = enrolment;
         self.unknown(*sandbox_id)?;
         let failed = |cause| RotationError::Directory { sandbox_id: *sandbox_id, dir: dir.clone(), cause };
@@ -151,7 +153,7 @@ impl Engine {
     }
 
     /// A new generation now, whatever is due.
-    pub(super) fn rotate(&mut self, sandbox_id: Uuid) -> Result<Published, RotationError> {
+    pub fn rotate(&mut self, sandbox_id: Uuid) -> Result<Published, RotationError> {
         let entry = self.entries.get(&sandbox_id).ok_or(RotationError::Unknown { sandbox_id })?;
         let dir = entry.directory.root.clone();
         match self.publish(sandbox_id, &dir) {
@@ -178,7 +180,7 @@ impl Engine {
     }
 
     /// Does what is due, and says for how long there is nothing to do; for ever where there is nothing at all.
-    pub(super) fn tick(&mut self) -> Option<Duration> {
+    pub fn tick(&mut self) -> Option<Duration> {
         let now = self.deps.clock.now();
         self.look_at_clocks(now);
         for _ in 0..BATCH {
@@ -332,7 +334,8 @@ impl Engine {
         Ok(())
     }
 
-    fn insert(&mut self, sandbox_id: Uuid, directory: IdentityDirectory) {
+    /// Takes on a directory that is there; its first token comes with the first [`Self::rotate`].
+    pub fn insert(&mut self, sandbox_id: Uuid, directory: IdentityDirectory) {
         if self.entries.is_empty() {
             self.looked = self.deps.clock.now();
         }

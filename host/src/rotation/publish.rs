@@ -13,6 +13,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, fchown},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use proto::{
@@ -61,12 +62,13 @@ pub enum PublishError {
     },
 }
 
-/// See the module. Also remembers what it has put there, so that an audit can compare and restore.
-#[derive(Debug)]
+/// See the module. Also remembers what it has put there, so that an audit can compare and restore. A clone holds the
+/// same directory by the same descriptors.
+#[derive(Debug, Clone)]
 pub struct IdentityDirectory {
     pub(super) root: PathBuf,
-    pub(super) share: OwnedFd,
-    pub(super) stage: OwnedFd,
+    pub(super) share: Arc<OwnedFd>,
+    pub(super) stage: Arc<OwnedFd>,
     pub(super) owner: Option<(u32, u32)>,
     token: Option<SecretString>,
     boot_spec: Option<SecretString>,
@@ -108,8 +110,8 @@ impl IdentityDirectory {
     }
 
     fn hold(root: &Path, owner: Option<(u32, u32)>) -> Result<Self, PublishError> {
-        let share = open_directory(&root.join(SHARE_DIR))?;
-        let stage = open_directory(&root.join(STAGE_DIR))?;
+        let share = open_directory(&root.join(SHARE_DIR))?.into();
+        let stage = open_directory(&root.join(STAGE_DIR))?.into();
         Ok(Self { root: root.into(), share, stage, owner, token: None, boot_spec: None })
     }
 

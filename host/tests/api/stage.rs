@@ -72,6 +72,8 @@ pub(crate) struct Stage {
     pub(crate) rotation: Rotation,
     pub(crate) sessions: Sessions,
     pub(crate) relays: Relays,
+    #[allow(dead_code, reason = "the benchmark serves the same without its guard")]
+    pub(crate) serving: Serving,
     keys: Keys,
     dir: TempDir,
     _stop: oneshot::Sender<()>,
@@ -83,6 +85,10 @@ impl Stage {
     }
 
     pub(crate) async fn with(knobs: Knobs) -> Self {
+        Self::at(knobs, Arc::new(SystemClock)).await
+    }
+
+    pub(crate) async fn at(knobs: Knobs, clock: Arc<dyn Clock>) -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a tmpfs at /dev/shm");
         let state = dir.path().join("state");
         std::fs::create_dir(&state).expect("make the state directory");
@@ -90,7 +96,6 @@ impl Stage {
         let keys = Keys::load_or_create(&state.join("jwt")).expect("make keys");
         let host_keys = Arc::new(HostKeys::load_or_create(&state).expect("make host keys"));
         let driver = Arc::new(FakeDriver::new(dir.path().to_path_buf()));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let receipts = Arc::new(Receipts::new());
         let (events, mut told) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move { while told.recv().await.is_some() {} });
@@ -155,14 +160,15 @@ impl Stage {
         listeners.serve(serving.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let socket = dir.path().join("gateway.sock");
+        let to_user = serving.clone();
         tokio::spawn(async move {
             let served = tokio::select! {
-                served = serve_user(&socket, serving) => served,
+                served = serve_user(&socket, to_user) => served,
                 _ = stopped => Ok(()),
             };
             served.expect("serve the user");
         });
-        let stage = Self { driver, store, registry, rotation, sessions, relays, keys, dir, _stop: stop };
+        let stage = Self { driver, store, registry, rotation, sessions, relays, serving, keys, dir, _stop: stop };
         until("the user's socket", || stage.socket().exists().then_some(())).await;
         stage
     }
