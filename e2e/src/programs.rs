@@ -1,5 +1,6 @@
 //! Where the built programs are.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The checkout.
@@ -35,4 +36,12 @@ pub fn guest_probe() -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/agent/guest-probe");
     assert!(target.exists(), "{} is not built; run `make build-test`", target.display());
     target
+}
+
+/// A program at `path` that a gateway takes for an agent: guest-probe, and what is appended to it.
+pub fn probe_as_agent(path: &Path, appended: &[u8]) {
+    let mut bytes = std::fs::read(guest_probe()).expect("read the probe");
+    bytes.extend_from_slice(appended);
+    std::fs::write(path, bytes).expect("write the agent");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("make it executable");
 }

@@ -10,6 +10,8 @@
 use std::process::ExitCode;
 use std::thread::park;
 
+use proto::version::{PROTOCOL, VERSION};
+
 mod beside;
 mod connections;
 mod image;
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         return init();
     }
     match std::env::args().nth(1).as_deref() {
+        // In the place of the agent it has to look like one to the gateway.
+        Some("--version") => println!("openshell-agent {VERSION} (protocol {PROTOCOL})"),
         Some("vsock") => socket::attempt(),
         Some(beside::VERB) => beside::obey(),
         _ => {

@@ -1,6 +1,6 @@
 //! A guest that does not come up ends in Error, and the error says why.
 
-use e2e::programs::{guest_probe, test_image};
+use e2e::programs::{probe_as_agent, test_image};
 use e2e::world::World;
 use libtest_mimic::Trial;
 use proto::openshell::v1::{Sandbox, SandboxPhase};
@@ -16,10 +16,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// A world in which guests are not booted by the agent, but by a program that does `what`.
 pub(crate) fn world_of_probes(what: &str) -> World {
-    let mut program = std::fs::read(guest_probe()).expect("read the probe");
-    program.extend(format!("\n{what}").bytes());
     let path = std::env::temp_dir().join(format!("guest-probe-{}-{what}", std::process::id()));
-    std::fs::write(&path, program).expect("write the probe");
+    probe_as_agent(&path, format!("\n{what}").as_bytes());
     World::empty(TTL).without_trial_boot().with("OPENSHELL_GATEWAY_AGENT_BIN", &path.display().to_string())
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use e2e::programs::{guest_probe, program};
+use e2e::programs::{guest_probe, probe_as_agent, program};
 use e2e::world::World;
 use proto::budget;
 use proto::openshell::v1::Sandbox;
@@ -125,10 +125,9 @@ impl Column {
 
 /// Somebody in the guest has to be root to set its clock, which no workload is: an agent with root beside it.
 fn with_guest_root(world: World) -> World {
-    let probe = fs::read(guest_probe()).expect("read the probe");
     let agent = fs::read(program("openshell-agent")).expect("read the agent");
-    let last_line = format!("\nagent {}\n", probe.len());
+    let last_line = format!("\nagent {}\n", fs::metadata(guest_probe()).expect("the probe").len());
     let path = world.log().with_file_name("agent-and-root");
-    fs::write(&path, [&probe[..], &agent, last_line.as_bytes()].concat()).expect("write the agent");
+    probe_as_agent(&path, &[&agent[..], last_line.as_bytes()].concat());
     world.with("OPENSHELL_GATEWAY_AGENT_BIN", &path.display().to_string())
 }
