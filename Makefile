@@ -58,8 +58,10 @@ test-fast: build-test
 VM_TESTS := lifecycle evidence isolation exec relay tokens identity operator outages secrets sdk unprivileged
 test-vm: build-test
 	e2e/setup/sdk
-	# 3: a case could not be run here, and the table says which and why.
-	e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3
+	# 3: a case could not be run here, and the table says which and why. Its bounds are times, which a busy neighbour
+	# breaks (a machine that starts VMs three times slower than a minute before): once more, then it is a failure.
+	e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3 || \
+		e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3
 	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 320 --test vm $$group; done
 
 ## Whatever ends, stands still or jumps: the sandbox comes back. On real microVMs and on a fake vmm: docs/recovery.md.
