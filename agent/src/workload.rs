@@ -8,6 +8,7 @@ pub mod output;
 pub mod passwd;
 pub mod process;
 pub mod reaper;
+pub mod restart;
 pub mod ring;
 pub mod secrets;
 

@@ -8,9 +8,14 @@ import sys
 
 import grpc
 from openshell import SandboxClient
+from openshell._proto import datamodel_pb2 as datamodel
 from openshell._proto import openshell_pb2 as pb
 
 WORKSPACE = "default"
+
+
+def scope():
+    return datamodel.WorkspaceSelector(workspace=WORKSPACE)
 
 
 def ok(what):
@@ -55,6 +60,13 @@ def lives(client, image):
     expect(result.exit_code == 124, "exec: a time limit is exit code 124")
 
     expect([box.name for box in client.list_all(workspace=WORKSPACE)] == ["sdk"], "list")
+    request = pb.CreateSandboxRequest(name="again", spec=spec, request_id="the same", workspace_scope=scope())
+    first, second = (client._stub.CreateSandbox(request).sandbox.metadata.id for _ in range(2))
+    expect(first == second, "a create that comes again with its request id makes one sandbox")
+    pages = [[box.name for box in page.items] for page in client.list(workspace=WORKSPACE, page_size=1)]
+    expect(pages == [["again"], ["sdk"]], "list in pages of one")
+    client.delete("again", workspace=WORKSPACE)
+    client.wait_deleted("again", workspace=WORKSPACE)
     refused(grpc.StatusCode.ALREADY_EXISTS, lambda: client.create(workspace=WORKSPACE, spec=spec, name="sdk"), "a name taken")
     client.stop("sdk", workspace=WORKSPACE)
     client.wait_stopped("sdk", workspace=WORKSPACE, timeout_seconds=60)

@@ -27,7 +27,7 @@ const VMM: &str = "vmm";
 
 /// Modules of `host` and what each may name, from the top down: a row names only modules of rows below it.
 /// `gateway` composes everything, and only it and the programs name drivers and stores.
-const MODULES: [(&str, &[&str]); 17] = [
+const MODULES: [(&str, &[&str]); 18] = [
     (
         "gateway",
         &[
@@ -50,15 +50,16 @@ const MODULES: [(&str, &[&str]); 17] = [
     ("command", &["config", "status"]),
     ("config", &["quantity", "tmpfs"]),
     ("api", &["session", "sandbox", "rotation", "identity", "secrets", "status", "faults"]),
-    ("driver", &["sandbox", "rotation"]),
+    ("driver", &["sandbox", "rotation", "hex"]),
     ("store", &["sandbox", "rotation"]),
     ("session", &["sandbox", "rotation", "identity", "status", "faults"]),
-    ("sandbox", &["rotation", "identity", "faults", "quantity"]),
+    ("sandbox", &["rotation", "identity", "faults", "quantity", "hex"]),
     ("rotation", &["identity", "faults", "tmpfs"]),
-    ("identity", &["faults"]),
+    ("identity", &["faults", "hex"]),
     ("secrets", &["atomic_file"]),
     ("status", &[]),
     ("faults", &[]),
+    ("hex", &[]),
     ("quantity", &[]),
     ("tmpfs", &[]),
     ("atomic_file", &[]),

@@ -12,6 +12,7 @@ pub mod config;
 pub mod driver;
 pub mod faults;
 pub mod gateway;
+pub mod hex;
 pub mod identity;
 pub mod quantity;
 pub mod registration;

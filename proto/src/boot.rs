@@ -59,6 +59,22 @@ pub struct MainProcess {
     pub tty: bool,
     /// Start only once somebody is attached.
     pub await_attachment: bool,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+}
+
+/// Whether a program that has ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// It is not.
+    #[default]
+    Never,
+    /// Where its exit code is not 0.
+    OnFailure,
+    /// However it ended.
+    Always,
 }
 
 /// The only way by which a secret leaves its type: into the identity directory.

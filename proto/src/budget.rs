@@ -28,6 +28,11 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(10);
 pub const FIRST_RPC: Duration = Duration::from_secs(2);
 /// Connections that one VM may hold open at a time.
 pub const CONNECTIONS_PER_VM: usize = 8;
+/// Requests that may be refused on one connection of a sandbox. An honest agent hears a few in its life, and gives the
+/// connection up itself; whoever comes this far tries tokens out, and each costs a signature check.
+pub const REFUSALS_PER_CONNECTION: u32 = 256;
+/// For how long a sandbox gets no new connection after one was closed for that.
+pub const FLOOD_PAUSE: Duration = Duration::from_secs(1);
 /// HTTP/2 connection window on per-VM sockets. Bounds the bytes on their way, not the packets, and the kernel charges
 /// the vmm's socket buffer by packet, at least 768 bytes each. The agent therefore also paces small packets to a silent
 /// gateway (its `session/pacing.rs`). Both together keep an honest agent from filling the pipe; a full pipe freezes the

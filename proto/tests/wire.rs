@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
-use proto::boot::{BootSpec, DEFAULT_USER, MainProcess};
+use proto::boot::{BootSpec, DEFAULT_USER, MainProcess, RestartPolicy};
 use proto::exec::ExecCommand;
 use proto::layout;
 use proto::version::{AGENT_BUILD_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
@@ -155,7 +155,12 @@ fn add_documents(lines: &mut Lines) {
         wall_time_ms: 1,
         ssh_host_key: "key".to_owned().into(),
         user: DEFAULT_USER,
-        main: Some(MainProcess { argv: vec!["a".into()], tty: true, await_attachment: true }),
+        main: Some(MainProcess {
+            argv: vec!["a".into()],
+            tty: true,
+            await_attachment: true,
+            restart: RestartPolicy::Always,
+        }),
         needs_session: true,
         environment: [("*".to_owned(), "a".to_owned())].into(),
     };

@@ -11,7 +11,7 @@ use agent::workload::main_process::MainProcess;
 use agent::workload::passwd::User;
 use agent::workload::reaper::Reaper;
 use agent::workload::secrets::Secrets;
-use proto::boot::{DEFAULT_USER, MainProcess as MainSpec};
+use proto::boot::{DEFAULT_USER, MainProcess as MainSpec, RestartPolicy};
 use proto::layout;
 use russh::client::{self, Handle, Msg};
 use russh::keys::{Algorithm, PrivateKey, PublicKeyOrCertificate};
@@ -93,7 +93,7 @@ impl Fixture {
 
     pub(crate) fn with_main(&self, argv: &[&str], tty: bool, await_attachment: bool) -> (Server, Arc<MainProcess>) {
         let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
-        let main = MainSpec { argv, tty, await_attachment };
+        let main = MainSpec { argv, tty, await_attachment, restart: RestartPolicy::Never };
         let main = Arc::new(MainProcess::new(main, self.workload.clone()));
         (Server::new(&self.host_key, self.workload.clone(), Some(main.clone()), None).unwrap(), main)
     }

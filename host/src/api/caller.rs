@@ -1,15 +1,10 @@
 //! Who a handler works for. The guard has let the request through, and put the principal into its extensions.
 
-use std::time::Instant;
-
 use tonic::{Request, Status};
 
 use super::services::Api;
 use crate::identity::principal::{Principal, Transport};
 use crate::sandbox::task::Handle;
-
-/// What a sandbox hears that asks about another one.
-const CROSS_SANDBOX: &str = "cross-sandbox access denied";
 
 impl Api {
     /// The sandbox that a request comes from.
@@ -37,8 +32,7 @@ impl Api {
         if reference.is_empty() || reference == caller.name || reference == caller.id.to_string() {
             return Ok(());
         }
-        self.supervisors.refusals.note(caller.id, format!("{rpc}: names another sandbox"), Instant::now());
-        Err(Status::permission_denied(CROSS_SANDBOX))
+        Err(self.supervisors.refusals.cross_sandbox(caller.id, rpc))
     }
 }
 

@@ -124,6 +124,9 @@ impl<S> Guarded<S> {
     fn refused(&self, path: &str, reason: &str) {
         match self.transport {
             Transport::Vm { sandbox_id } => {
+                if let Some(lease) = &self.lease {
+                    lease.refused();
+                }
                 self.authority.refusals.note(sandbox_id, format!("{path}: {reason}"), Instant::now());
             }
             Transport::LocalUser { uid } => tracing::warn!(uid, path, reason, "audit: refused"),

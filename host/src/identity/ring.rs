@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use ed25519_dalek::{VerifyingKey, pkcs8::EncodePublicKey};
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
+
 /// A closed set of verification keys by key id. A token can name a key, it can never bring or locate one.
 #[derive(Clone, Default)]
 pub struct Ring {
@@ -55,7 +57,7 @@ pub fn key_id(key: &VerifyingKey) -> String {
     /// The encoding of an Ed25519 key has a fixed length and cannot fail.
     const DER: &str = "an Ed25519 public key has a DER encoding";
     let der = key.to_public_key_der().expect(DER);
-    Sha256::digest(der.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(der.as_bytes())[..16])
 }
 
 #[cfg(test)]

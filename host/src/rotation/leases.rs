@@ -8,12 +8,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use proto::budget::{CONNECTIONS_PER_VM, FIRST_RPC};
+use proto::budget::{CONNECTIONS_PER_VM, FIRST_RPC, FLOOD_PAUSE, REFUSALS_PER_CONNECTION};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -27,6 +27,8 @@ use crate::identity::claims::Claims;
 pub enum CloseReason {
     /// Its generation is below the floor.
     Revoked,
+    /// Too many of its requests were refused.
+    Flooded,
     /// The sandbox has stopped.
     Stopped,
     /// The sandbox was deleted.
@@ -46,12 +48,15 @@ pub enum LeaseEnd {
     Closed(CloseReason),
 }
 
-/// More connections than one VM may have.
+/// Why a sandbox gets no further connection now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("sandbox {sandbox_id} already has {CONNECTIONS_PER_VM} connections, and that is the most it may have")]
-pub struct TooMany {
-    /// Whose.
-    pub sandbox_id: Uuid,
+pub enum NotOpened {
+    /// More connections than one VM may have.
+    #[error("sandbox {0} already has {CONNECTIONS_PER_VM} connections, and that is the most it may have")]
+    TooMany(Uuid),
+    /// One was closed just now because of refusals.
+    #[error("sandbox {0} had {REFUSALS_PER_CONNECTION} requests refused on a connection, and has to wait")]
+    Flooded(Uuid),
 }
 
 /// The lease of one connection; clones are the same lease. The connection counts as open until the last is dropped.
@@ -64,6 +69,7 @@ struct Inner {
     sandbox_id: Uuid,
     /// Highest generation presented; 0 before the first.
     generation: AtomicU64,
+    refused: AtomicU32,
     term: watch::Sender<Term>,
     registry: Weak<Registry>,
 }
@@ -88,6 +94,16 @@ impl Lease {
             term.used = true;
             further
         });
+    }
+
+    /// A request on this connection was refused. Too many end it, and keep the sandbox waiting.
+    pub fn refused(&self) {
+        if self.0.refused.fetch_add(1, Ordering::Relaxed) + 1 == REFUSALS_PER_CONNECTION {
+            if let Some(registry) = self.0.registry.upgrade() {
+                registry.pause(self.0.sandbox_id, Instant::now() + FLOOD_PAUSE);
+            }
+            self.close(CloseReason::Flooded);
+        }
     }
 
     /// Ends the lease now; the first reason stays.
@@ -153,6 +169,8 @@ pub struct Connections(Arc<Registry>);
 struct Registry {
     next: AtomicU64,
     open: Mutex<HashMap<Uuid, HashMap<u64, Weak<Inner>>>>,
+    /// Until when sandboxes wait for their next connection.
+    paused: Mutex<HashMap<Uuid, Instant>>,
 }
 
 impl Connections {
@@ -162,11 +180,14 @@ impl Connections {
     }
 
     /// A connection came in on a sandbox's transport. It has [`FIRST_RPC`] to make a valid request.
-    pub fn open(&self, sandbox_id: Uuid) -> Result<Lease, TooMany> {
+    pub fn open(&self, sandbox_id: Uuid) -> Result<Lease, NotOpened> {
+        if self.0.is_paused(sandbox_id, Instant::now()) {
+            return Err(NotOpened::Flooded(sandbox_id));
+        }
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         let connections = open.entry(sandbox_id).or_default();
         if connections.len() >= CONNECTIONS_PER_VM {
-            return Err(TooMany { sandbox_id });
+            return Err(NotOpened::TooMany(sandbox_id));
         }
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let first = Term { deadline: Instant::now() + FIRST_RPC, used: false, closed: None };
@@ -174,6 +195,7 @@ impl Connections {
             id,
             sandbox_id,
             generation: AtomicU64::new(0),
+            refused: AtomicU32::new(0),
             term: watch::Sender::new(first),
             registry: Arc::downgrade(&self.0),
         });
@@ -204,6 +226,17 @@ impl Connections {
 }
 
 impl Registry {
+    fn pause(&self, sandbox_id: Uuid, until: Instant) {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).insert(sandbox_id, until);
+    }
+
+    fn is_paused(&self, sandbox_id: Uuid, now: Instant) -> bool {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        // Few, if any: a sandbox that is deleted meanwhile is forgotten with the next connection of any.
+        paused.retain(|_, until| *until > now);
+        paused.contains_key(&sandbox_id)
+    }
+
     fn remove(&self, sandbox_id: Uuid, id: u64) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connections) = open.get_mut(&sandbox_id) {

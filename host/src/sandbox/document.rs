@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest as _, Sha256};
 
 use super::spec::Invalid;
+use crate::hex::hex;
 
 /// The longest document, in bytes: a sandbox has to be able to send and to receive it.
 pub const DOCUMENT_MAX: usize = 64 * 1024;
@@ -88,7 +89,7 @@ impl Configuration {
     pub fn document_hash(&self) -> String {
         match self.version {
             0 => String::new(),
-            _ => Sha256::digest(&self.document).iter().map(|byte| format!("{byte:02x}")).collect(),
+            _ => hex(&Sha256::digest(&self.document)),
         }
     }
 

@@ -7,10 +7,8 @@ use std::time::Duration;
 use proto::vmm::ExitRecord;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::decide::{Action, Event, Machine, Refusal, Timer, decide, timer};
-use super::document::{Configuration, Update};
 use super::driver::{ComputeDriver, DriverReason, Task};
 use super::link::Link;
 use super::phase::Phase;
@@ -18,14 +16,16 @@ use super::record::{Record, Store};
 use super::view::{View, wall_ms};
 use crate::identity::host_key::HostKeys;
 use crate::rotation::clock::Clock;
-use crate::rotation::event::Published;
 use crate::rotation::rotor::Rotation;
 
 mod actions;
 mod evidence;
+mod handle;
 mod requests;
 mod resume;
 
+use handle::Command;
+pub use handle::{AskError, Handle};
 pub use requests::{ConfigureError, RevokeError};
 
 /// When a removal, or a word to the store, that failed is tried again.
@@ -71,107 +71,6 @@ impl Times {
     }
 }
 
-/// Why an ask was not followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AskError {
-    /// It is already as asked.
-    AlreadySo,
-    /// Not from this phase.
-    Cannot(Phase),
-    /// The word came from an earlier boot, or too late.
-    Late,
-    /// The sandbox is gone.
-    Gone,
-    /// The store failed.
-    Store(String),
-}
-
-enum Command {
-    Ask {
-        event: Event,
-        instance: Option<String>,
-        /// What is to be known of it, if it leads to `Error`.
-        why: Option<String>,
-        reply: oneshot::Sender<Result<Arc<View>, AskError>>,
-    },
-    Revoke(oneshot::Sender<Result<Published, RevokeError>>),
-    Configure(Update, oneshot::Sender<Result<Configuration, ConfigureError>>),
-}
-
-/// How everybody else holds a sandbox.
-#[derive(Clone)]
-pub struct Handle {
-    /// Identity.
-    pub id: Uuid,
-    /// Name.
-    pub name: String,
-    commands: mpsc::Sender<Command>,
-    view: watch::Receiver<Arc<View>>,
-}
-
-impl Handle {
-    /// The latest snapshot.
-    pub fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
-    }
-
-    /// Snapshots as they come; closes when the sandbox is gone.
-    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
-        self.view.clone()
-    }
-
-    /// Start, stop or delete.
-    ///
-    /// # Errors
-    /// Typed; see [`AskError`].
-    pub async fn ask(&self, event: Event) -> Result<Arc<View>, AskError> {
-        self.send(event, None, None).await
-    }
-
-    /// What the agent of one boot says.
-    ///
-    /// # Errors
-    /// [`AskError::Late`] where `instance` is not the current boot.
-    pub async fn told(&self, instance: &str, event: Event) -> Result<Arc<View>, AskError> {
-        self.send(event, Some(instance.to_string()), None).await
-    }
-
-    /// Publishes a new token and refuses all before it.
-    ///
-    /// # Errors
-    /// [`RevokeError`]; nothing is revoked then.
-    pub async fn revoke(&self) -> Result<Published, RevokeError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Revoke(reply)).await.map_err(|_| RevokeError::Gone)?;
-        answer.await.map_err(|_| RevokeError::Gone)?
-    }
-
-    /// Changes the configuration; the answer is the new one.
-    ///
-    /// # Errors
-    /// [`ConfigureError`]; nothing has changed then.
-    pub async fn configure(&self, update: Update) -> Result<Configuration, ConfigureError> {
-        let gone = || ConfigureError::Failed(AskError::Gone);
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Configure(update, reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
-    }
-
-    /// The agent of one boot is one that the gateway cannot speak with; `why` is for people.
-    ///
-    /// # Errors
-    /// [`AskError::Late`] where `instance` is not the current boot, or was up already.
-    pub async fn agent_refused(&self, instance: &str, why: String) -> Result<Arc<View>, AskError> {
-        self.send(Event::AgentRefused, Some(instance.to_string()), Some(why)).await
-    }
-
-    async fn send(&self, event: Event, instance: Option<String>, why: Option<String>) -> Result<Arc<View>, AskError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Ask { event, instance, why, reply }).await.map_err(|_| AskError::Gone)?;
-        answer.await.map_err(|_| AskError::Gone)?
-    }
-}
-
 /// How a task begins.
 pub enum Beginning {
     /// Just created: launch its first boot.
@@ -203,7 +102,7 @@ pub fn spawn(
     let (publisher, view) = watch::channel(Arc::new(View { record: record.clone(), session_since_ms }));
     // Who sees the last view close must not find the sandbox any more.
     let open = publisher.clone();
-    let handle = Handle { id: record.id, name: record.name.clone(), commands, view };
+    let handle = Handle::new(&record, commands, view);
     let owner =
         Owner { deps, record, publisher, session_since_ms, gone: None, deadline: None, up_since: None, removed: false };
     tokio::spawn(async move {

@@ -54,6 +54,7 @@ pub fn boot_spec(
         tty: record.spec.tty,
         // Somebody waits for the first start, however many boots it takes; a restart has nobody to wait for.
         await_attachment: record.spec.await_attachment && record.machine.phase == Phase::Provisioning,
+        restart: proto::boot::RestartPolicy::Never,
     });
     BootSpec {
         sandbox_id: record.id,

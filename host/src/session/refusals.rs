@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tonic::Status;
 use uuid::Uuid;
 
 /// Guests choose when to be refused; a line of log is not theirs to flood with.
@@ -42,6 +43,12 @@ impl Refusals {
                 seen.latest.pop_front();
             }
         }
+    }
+
+    /// A sandbox has named another one in a call of `rpc`: notes it, and gives what it hears.
+    pub fn cross_sandbox(&self, sandbox_id: Uuid, rpc: &str) -> Status {
+        self.note(sandbox_id, format!("{rpc}: names another sandbox"), Instant::now());
+        Status::permission_denied("cross-sandbox access denied")
     }
 
     /// The latest different ones, oldest first.

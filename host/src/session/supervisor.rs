@@ -61,8 +61,7 @@ impl Supervisors {
         }
         let hello = first_message(&mut inbound).await?;
         if hello.sandbox_id != sandbox_id.to_string() {
-            self.refusals.note(sandbox_id, "hello names another sandbox".into(), std::time::Instant::now());
-            return Err(Status::permission_denied("cross-sandbox access denied"));
+            return Err(self.refusals.cross_sandbox(sandbox_id, "ConnectSupervisor"));
         }
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
         let session = Session::new(hello.instance_id, hello.connection_epoch, outbound);

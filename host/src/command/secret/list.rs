@@ -29,11 +29,10 @@ struct SecretView {
 
 impl From<Secret> for SecretView {
     fn from(secret: Secret) -> Self {
-        let updated = secret.updated_time.and_then(|time| std::time::SystemTime::try_from(time).ok());
         Self {
             provider: secret.provider,
             key: secret.key,
-            updated: updated.map(|time| humantime::format_rfc3339_seconds(time).to_string()),
+            updated: secret.updated_time.as_ref().and_then(view::rfc3339),
             sandboxes: secret.sandboxes,
         }
     }

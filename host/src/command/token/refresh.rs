@@ -31,12 +31,11 @@ pub(super) struct Published {
 
 impl Published {
     pub(super) fn of(name: &str, reply: TokenReply) -> Self {
-        let expires = reply.expiration_time.and_then(|time| std::time::SystemTime::try_from(time).ok());
         Self {
             sandbox: name.to_owned(),
             generation: reply.generation,
             floor: reply.floor,
-            expires: expires.map(|time| humantime::format_rfc3339_seconds(time).to_string()),
+            expires: reply.expiration_time.as_ref().and_then(view::rfc3339),
             id: reply.token_id,
         }
     }

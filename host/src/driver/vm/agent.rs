@@ -18,6 +18,7 @@ use proto::version::{PROTOCOL, ProtocolRange, VERSION};
 use sha2::{Digest as _, Sha256};
 use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
+use crate::hex::hex;
 use crate::sandbox::driver::{AgentFile, DriverError, DriverReason};
 
 /// What `--version` may take.
@@ -84,7 +85,7 @@ async fn inspect(path: &Path, size: u64) -> Result<AgentFile, DriverError> {
         let read = tokio::task::spawn_blocking(move || {
             let bytes = fs::read(&place).map_err(|error| unreadable(&place, &error))?;
             check_elf(&bytes).map_err(|what| unfit(&place, what))?;
-            Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            Ok(hex(&Sha256::digest(&bytes)))
         });
         read.await.map_err(|_| unfit(path, "could not be looked at".to_owned()))??
     };

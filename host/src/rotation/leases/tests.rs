@@ -107,7 +107,7 @@ async fn closed_by_sandbox_and_by_floor() {
 async fn at_most_so_many_per_vm() {
     let connections = Connections::new();
     let mut leases: Vec<_> = (0..CONNECTIONS_PER_VM).map(|_| connections.open(BOX).unwrap()).collect();
-    assert_eq!(connections.open(BOX).unwrap_err(), TooMany { sandbox_id: BOX });
+    assert_eq!(connections.open(BOX).unwrap_err(), NotOpened::TooMany(BOX));
     connections.open(Uuid::from_u128(2)).unwrap();
     let clone = leases[0].clone();
     drop(leases.remove(0));
@@ -116,4 +116,21 @@ async fn at_most_so_many_per_vm() {
     leases.push(connections.open(BOX).unwrap());
     drop(leases);
     assert!(connections.0.open.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn who_tries_tokens_out_is_cut_off_and_waits() {
+    let connections = Connections::new();
+    let (flooded, quiet) = (connections.open(BOX).unwrap(), connections.open(BOX).unwrap());
+    for _ in 1..REFUSALS_PER_CONNECTION {
+        flooded.refused();
+    }
+    assert_eq!(over(&flooded).await, None);
+    flooded.refused();
+    assert_eq!(over(&flooded).await, Some(LeaseEnd::Closed(CloseReason::Flooded)));
+    assert_eq!(over(&quiet).await, None, "what is open stays");
+    assert_eq!(connections.open(BOX).unwrap_err(), NotOpened::Flooded(BOX));
+    assert!(connections.open(Uuid::from_u128(99)).is_ok(), "of others nothing is kept");
+    assert!(!connections.0.is_paused(BOX, Instant::now() + FLOOD_PAUSE));
+    assert!(connections.open(BOX).is_ok());
 }
