@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::codec::SmallBuffers")
         .bytes(".openshell.v1.RelayFrame")
         // Their own Debug leaves out what nobody may print.
         .skip_debug(SECRETIVE)

@@ -1,4 +1,5 @@
-//! The session with the gateway: two connections that come back by themselves.
+//! The session with the gateway: a connection that is always there, and one for bytes that is there when it is needed.
+//! Both come back by themselves.
 //!
 //! ```text
 //!  control thread, runtime of its own          main thread
@@ -20,6 +21,8 @@ use proto::openshell::v1::{RelayOpen, SupervisorMessage};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
+use demand::Demand;
+
 use crate::token::holder::{Found, RefreshError, Tokens};
 use crate::workload::secrets::Secrets;
 
@@ -28,6 +31,7 @@ mod connection;
 mod control;
 mod data;
 pub mod debug;
+pub mod demand;
 pub mod endpoint;
 mod pacing;
 mod relay;
@@ -73,6 +77,8 @@ pub struct Session {
     pub epoch: AtomicU64,
     /// Rises with every heartbeat: the data connection syncs then, too.
     pub tick: watch::Sender<u64>,
+    /// Who needs the data connection.
+    pub demand: Demand,
     /// Set once, by whichever connection hears it first.
     pub stop: watch::Sender<Option<Stop>>,
     /// The exit code to report, once there is one.
@@ -95,6 +101,7 @@ impl Session {
             tokens,
             epoch: AtomicU64::new(0),
             tick: watch::Sender::new(0),
+            demand: Demand::default(),
             stop: watch::Sender::new(None),
             main_exit: watch::Sender::new(None),
             reported: watch::Sender::new(false),

@@ -105,6 +105,9 @@ async fn a_session_lives_through_rotation_and_restart() {
         assert_eq!((hello.sandbox_id.as_str(), hello.instance_id.as_str()), (&*SANDBOX.to_string(), "1-boot"));
         assert_eq!(state.agent, Some((proto::version::VERSION.to_owned(), proto::version::PROTOCOL.to_string())));
     }
+    gateway.until("the token was presented", |state| !state.syncs.is_empty()).await;
+    assert!(!on_both(&gateway.state(), &bearer), "a data connection that nobody needs");
+    let _needed = agent.session.demand.need();
     gateway.until("the token on both connections", |state| on_both(state, &bearer)).await;
     gateway.until("heartbeats are answered", |state| state.heartbeats >= 2).await;
 

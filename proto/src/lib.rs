@@ -11,6 +11,7 @@
 pub mod annotation;
 pub mod boot;
 pub mod budget;
+mod codec;
 pub mod console;
 pub mod debug;
 pub mod exec;

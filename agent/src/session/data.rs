@@ -1,4 +1,5 @@
-//! The data connection: relay streams, and a Sync of its own, by which its lease is extended.
+//! The data connection: relay streams, and a Sync of its own, by which its lease is extended. It is there while it is
+//! needed, and for a while after that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::backoff::Backoff;
 use super::connection::{Client, Closed, Pings, open};
 use super::control::brief;
+use super::demand::Demand;
 use super::endpoint::Endpoint;
 use super::relay;
 use super::sync::sync;
@@ -21,6 +23,8 @@ use crate::ssh::Server;
 
 /// Relays that may be open at a time. Each costs at most its buffers and what it starts.
 pub(super) const RELAYS_MAX: usize = 64;
+/// It is kept for this long after it was needed: a prompt and the next command are one piece of work.
+const IDLE: Duration = Duration::from_secs(60);
 static LOST: RateLimit = RateLimit::new(Duration::from_secs(10));
 
 /// Keeps the connection, and serves relay orders. Ends when nobody can give orders any more.
@@ -29,7 +33,7 @@ pub async fn run(session: Arc<Session>, endpoint: Endpoint, orders: &mut mpsc::R
     let subscriber = client.subscribe();
     tokio::select! {
         () = keep_connected(&session, &endpoint, &client) => {}
-        () = serve_orders(orders, &subscriber, &ssh) => {}
+        () = serve_orders(orders, &session.demand, &subscriber, &ssh) => {}
     }
 }
 
@@ -41,6 +45,7 @@ async fn keep_connected(session: &Arc<Session>, endpoint: &Endpoint, current: &w
         if *tick.borrow() == 0 && tick.changed().await.is_err() {
             return;
         }
+        session.demand.arises().await;
         let opening = async {
             let (mut client, closed) = open(endpoint, session, Pings::WhileActive).await?;
             sync(&mut client, session).await.map_err(|status| format!("Sync was refused: {}", brief(&status)))?;
@@ -50,8 +55,9 @@ async fn keep_connected(session: &Arc<Session>, endpoint: &Endpoint, current: &w
             Ok(Ok((client, closed))) => {
                 let opened = Instant::now();
                 current.send_replace(Some(client.clone()));
-                let why = hold(session, client, closed, &mut tick).await;
+                let why = hold(session, client, closed, &mut tick, current).await;
                 current.send_replace(None);
+                let Some(why) = why else { continue };
                 // One that is closed as soon as it is open is no success.
                 if opened.elapsed() > budget::RECONNECT_MAX {
                     backoff.reset();
@@ -68,30 +74,44 @@ async fn keep_connected(session: &Arc<Session>, endpoint: &Endpoint, current: &w
     }
 }
 
-/// Syncs with every tick until the connection is of no use any more; returns why.
+/// Syncs with every tick until the connection is of no use any more; returns why it was lost, or nothing where nobody
+/// needs it.
 async fn hold(
     session: &Arc<Session>,
     mut client: Client,
     mut closed: Closed,
     tick: &mut watch::Receiver<u64>,
-) -> String {
+    current: &watch::Sender<Option<Client>>,
+) -> Option<String> {
+    let idle = session.demand.ceases_for(IDLE);
+    tokio::pin!(idle);
     loop {
         tokio::select! {
             changed = tick.changed() => {
                 if changed.is_err() {
-                    return "the agent is ending".to_owned();
+                    return Some("the agent is ending".to_owned());
                 }
                 if let Err(status) = sync(&mut client, session).await {
-                    return format!("the gateway refused Sync: {}", brief(&status));
+                    return Some(format!("the gateway refused Sync: {}", brief(&status)));
                 }
             }
-            _ = &mut closed => return "the connection was closed".to_owned(),
+            _ = &mut closed => return Some("the connection was closed".to_owned()),
+            () = &mut idle => {
+                // First taken away, then looked at once more: whoever needs it says so before taking it.
+                current.send_replace(None);
+                if !session.demand.is_there() {
+                    return None;
+                }
+                current.send_replace(Some(client.clone()));
+                idle.set(session.demand.ceases_for(IDLE));
+            }
         }
     }
 }
 
 async fn serve_orders(
     orders: &mut mpsc::Receiver<RelayOrder>,
+    demand: &Demand,
     client: &watch::Receiver<Option<Client>>,
     ssh: &Arc<Server>,
 ) {
@@ -106,7 +126,12 @@ async fn serve_orders(
                     continue;
                 }
                 let channel_id = order.channel_id.clone();
-                let task = tokio::spawn(relay::run(order, answer, client.clone(), ssh.clone()));
+                let needed = demand.need();
+                let relay = relay::run(order, answer, client.clone(), ssh.clone());
+                let task = tokio::spawn(async move {
+                    relay.await;
+                    drop(needed);
+                });
                 // A second relay of the same name takes the first one's place: the gateway has forgotten that one.
                 if let Some(former) = open.insert(channel_id, task.abort_handle()) {
                     former.abort();

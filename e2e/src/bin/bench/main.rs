@@ -24,7 +24,7 @@ mod size;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use e2e::world::World;
 use proto::budget;
 
@@ -48,14 +48,24 @@ enum Part {
         /// For how long tokens are forged
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         flood: u64,
+        /// Measure these alone; may be repeated
+        #[arg(long, value_name = "PART")]
+        only: Vec<NativePart>,
     },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NativePart {
+    Identity,
+    Footprint,
+    Flood,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let measured = match Arguments::parse().part {
         None => Ok(microvms().await),
-        Some(Part::Native { flood }) => native(Duration::from_secs(flood)).await,
+        Some(Part::Native { flood, only }) => native(Duration::from_secs(flood), &only).await,
     };
     match measured.and_then(Report::close) {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,10 +89,17 @@ async fn microvms() -> Report {
     report
 }
 
-async fn native(flood: Duration) -> Result<Report, String> {
+async fn native(flood: Duration, only: &[NativePart]) -> Result<Report, String> {
+    let wanted = |part| only.is_empty() || only.contains(&part);
     let mut report = Report::with(report::written()?);
-    identity::measure(&mut report).await?;
-    footprint::measure(&mut report).await;
-    flood::measure(flood, &mut report).await;
+    if wanted(NativePart::Identity) {
+        identity::measure(&mut report).await?;
+    }
+    if wanted(NativePart::Footprint) {
+        footprint::measure(&mut report).await;
+    }
+    if wanted(NativePart::Flood) {
+        flood::measure(flood, &mut report).await;
+    }
     Ok(report)
 }
