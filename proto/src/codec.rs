@@ -14,7 +14,7 @@ const YIELD: usize = 32 * 1024;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub struct SmallBuffers<T, U>(PhantomData<(T, U)>);
+pub(crate) struct SmallBuffers<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for SmallBuffers<T, U> {
     fn default() -> Self {
