@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use e2e::wait::until;
+use e2e::world::World;
 use proto::budget;
 use proto::layout::{SHARE_DIR, TOKEN_FILE};
 use proto::openshell::v1::{Sandbox, SandboxPhase};
@@ -138,20 +139,60 @@ async fn a_full_directory_is_a_condition_until_there_is_room() {
     let filling = world.runtime().join("filling");
     // To the last page; how far it comes does not matter.
     drop(fs::write(&filling, vec![0; 8 << 20]));
+    publishing_fails_until(&world, &sandbox, "No space left on device", || {
+        fs::remove_file(&filling).expect("make room");
+    })
+    .await;
+    world.delete("box").await;
+}
+
+/// What no write reaches, whatever the file system itself allows: a read-only share looks like this to the gateway.
+struct Immutable(std::path::PathBuf);
+
+impl Immutable {
+    fn of(directory: &Path) -> Option<Self> {
+        chattr("+i", directory).then(|| Self(directory.into()))
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        chattr("-i", &self.0);
+    }
+}
+
+fn chattr(flag: &str, directory: &Path) -> bool {
+    Command::new("chattr").arg(flag).arg(directory).output().is_ok_and(|done| done.status.success())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_cannot_be_written_is_a_condition_until_it_can() {
+    let world = world().await;
+    let sandbox = world.ready("box", &[]).await;
+    let share = world.places(&sandbox).join(SHARE_DIR);
+    let Some(immutable) = Immutable::of(&share) else {
+        say("not run: the tmpfs of this kernel has no immutable directories (Linux 6.6 does), or this user may not make one");
+        return;
+    };
+    publishing_fails_until(&world, &sandbox, "Operation not permitted", || drop(immutable)).await;
+    world.delete("box").await;
+}
+
+/// A refresh says why it failed and that the old token stays, and so does a condition, until `mended`.
+async fn publishing_fails_until(world: &World, sandbox: &Sandbox, cause: &str, mended: impl FnOnce()) {
     let refused = world.openshell(&["token", "refresh", "box"]).await;
     assert!(!refused.status.success(), "presented as success: {refused:?}");
     let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert!(stderr.contains("No space left on device") && stderr.contains("the old token stays"), "{stderr}");
+    assert!(stderr.contains(cause) && stderr.contains("the old token stays"), "{stderr}");
     let (reason, message) = condition(&world.api().await.get("box").await.expect("it exists")).expect("a condition");
-    assert!(reason == "PublishFailed" && message.contains("No space left"), "{reason}: {message}");
-    assert!(accepted(&world, &sandbox, &world.token(&sandbox)).await, "the old token is good");
-    fs::remove_file(&filling).expect("make room");
-    until("a token once there is room", SOON, async || {
+    assert!(reason == "PublishFailed" && message.contains(cause), "{reason}: {message}");
+    assert!(accepted(world, sandbox, &world.token(sandbox)).await, "the old token is good");
+    mended();
+    until("a token once it can be written", SOON, async || {
         condition(&world.api().await.get("box").await.ok()?).is_none().then_some(())
     })
     .await;
-    delivered(&world, "box", "once there is room").await;
-    world.delete("box").await;
+    delivered(world, "box", "once it can be written").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
