@@ -32,7 +32,7 @@ fn a_program_is_not_started_where_the_token_can_be_seen() {
     let identity = tempfile::tempdir().unwrap();
     std::fs::write(identity.path().join(proto::layout::TOKEN_FILE), "a token").unwrap();
     let path = identity.path().to_str().unwrap();
-    let output = agent(&["launch", "1000", "1000", "pipes", "", "/", path, "", "0", "echo", "started"]);
+    let output = agent(&["launch", "1000", "1000", "pipes", "", "/", path, "", "", "0", "echo", "started"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]), "{error}");
     assert!(error.contains("identity directory") || error.contains("Operation not permitted"), "{error}");
