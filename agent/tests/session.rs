@@ -237,6 +237,7 @@ async fn of_several_endpoints_the_one_that_works_is_used_and_told() {
     let dead = ["unix:///none/gateway.sock", "https://nobody.invalid:1"].map(str::to_owned);
     let agent = Agent::start_with(&dead);
     let bearer = agent.publish(1);
+    let _needed = agent.session.demand.need();
     let running = gateway.listen(&agent.socket());
     gateway.until("the token on both connections", |state| on_both(state, &bearer)).await;
     let socket = format!("unix://{}", agent.socket().display());
@@ -259,6 +260,7 @@ async fn over_https_the_gateway_s_certificate_has_to_be_of_the_authority_in_the_
     let _running = gateway.listen(&behind);
     let refusals = front.serve(&behind);
     let bearer = agent.publish(1);
+    let _needed = agent.session.demand.need();
     agent.trust(forger.authority());
     refusals.clone().wait_for(|count| *count >= 2).await.unwrap();
     assert_eq!(gateway.state().hellos.len(), 0);
