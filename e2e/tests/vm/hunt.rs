@@ -25,12 +25,12 @@ const SEARCH: &str = r#"
     cat /proc/[0-9]*/environ | tr '\0' '\n' | look environments
     cat /proc/[0-9]*/cmdline | tr '\0' '\n' | look 'command lines'
     for process in /proc/[0-9]*; do memory $process | look memory; done
-    cat /proc/[0-9]*/fd/[3-9]* < /dev/null | look descriptors
+    timeout 5 cat /proc/[0-9]*/fd/[3-9]* | look descriptors
     ls /proc/[0-9]*/fd/ -l | grep -E 'identity|auth|boot.json' | sed 's/^/descriptor: /'
     cat /proc/cmdline /proc/self/mountinfo /proc/net/* | look /proc
     find /sys/class /sys/devices/virtual /sys/kernel /sys/module -maxdepth 4 -type f -perm -004 -exec cat {} + | look /sys
     find /tmp /run /dev/shm /var /etc /home /root /opt -xdev -type f -size -1024k -exec cat {} + | look files
-    find / -xdev -name 'core*' -type f -size +1M -path '*core*' | grep -v /usr/ | sed 's/^/core file: /'
+    find / -xdev -name 'core*' -type f -size +1M | grep -v /usr/ | sed 's/^/core file: /'
     grep -E ' identity | /etc/openshell' /proc/self/mountinfo | sed 's/^/mount: /'
     # A socket with a name is a door of somebody.
     sed 1d /proc/net/unix | while read number count protocol flags type state inode name; do
@@ -38,9 +38,7 @@ const SEARCH: &str = r#"
     done
     dmesg > /tmp/log && [ -s /tmp/log ] && echo 'kernel log: by dmesg'
     head -c1 /dev/kmsg | grep -q . && echo 'kernel log: by /dev/kmsg'
-    for process in 1 $(cat /proc/[0-9]*/task/*/children); do
-        [ $process = 1 ] && head -c1 /proc/1/environ | grep -q . && echo 'the environment of PID 1'
-    done
+    head -c1 /proc/1/environ | grep -q . && echo 'the environment of PID 1'
     true
 "#;
 
