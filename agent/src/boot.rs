@@ -5,6 +5,7 @@
 //! not fail any more.
 
 mod identity;
+mod kernel;
 mod mounts;
 mod network;
 mod root;
@@ -103,6 +104,22 @@ static STEPS: &[Step] = &[
         run: mounts::kernel,
     },
     Step {
+        act: "close the kernel's log",
+        because: "it is for root; before any driver has had a reason to write more into it",
+        run: kernel::close_log,
+    },
+    Step {
+        act: "wait for randomness",
+        because: "keys are made of it later, and hash tables, where a wait would stop heartbeats and say nothing; \
+                  libkrun has a virtio-rng, so this takes no time",
+        run: kernel::await_randomness,
+    },
+    Step {
+        act: "limit the workload",
+        because: "whatever it forks, PID 1 can fork, too, and has its share of the processor",
+        run: kernel::limit_workload,
+    },
+    Step {
         act: "install the agent",
         because: "read-only, over whatever the image has there: an image cannot carry an agent of its own",
         run: root::install_agent,
@@ -126,7 +143,7 @@ static STEPS: &[Step] = &[
     Step { act: "bring up loopback", because: "the only interface there is", run: network::loopback },
     Step {
         act: "close the agent to the workload",
-        because: "no core file, no /proc of it, not the first to die when memory is short",
+        because: "no core file, no /proc of it, not the first to die when memory is short; its limits are the workload's",
         run: mounts::shield,
     },
 ];

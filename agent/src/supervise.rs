@@ -19,9 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::session::endpoint::Endpoint;
+use crate::power;
+use crate::session::endpoint::Endpoints;
 use crate::session::{RelayOrder, Session, Stop, debug, run_control, run_data};
 use crate::ssh::{DebugCalls, Server};
+use crate::sys::cgroup;
 use crate::token::holder::Tokens;
 use crate::workload::Workload;
 use crate::workload::launch::SELF;
@@ -36,9 +38,7 @@ const DETACH: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(10 * 60);
 /// What is left over after the main process has ended gets this long.
 const LEFTOVERS: Duration = Duration::from_secs(2);
-/// Of the grace of a stop, for what comes after the processes: sync, power off.
-const POWER_OFF: Duration = Duration::from_secs(1);
-/// Of that, for the main process's exit code, where it had to be killed.
+/// Of what the end of the machine may take, for the main process's exit code, where it had to be killed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// After a main process that was told to end, how long those attached may take to read the rest.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -55,19 +55,21 @@ enum End {
 /// Lives the sandbox's life. Returns the exit code of the machine.
 pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
     let spec = Arc::new(spec);
-    let endpoint: Endpoint = spec.endpoint.parse()?;
+    let endpoints = Endpoints::of(&spec)?;
     let reaper = Arc::new(Reaper::default());
-    let workload = Arc::new(Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone()));
+    let workload = Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone());
+    let executed = Arc::new(workload.within(cgroup::EXEC));
+    let workload = Arc::new(workload.within(cgroup::MAIN));
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
     let tokens = Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id);
     let session = Arc::new(Session::new(spec.clone(), tokens, workload.secrets.clone()));
-    let debug = debug_calls(session.clone(), endpoint.clone());
-    let ssh = Arc::new(Server::new(&spec.ssh_host_key, workload.clone(), main.clone(), Some(debug))?);
+    let debug = debug_calls(session.clone(), endpoints.clone());
+    let ssh = Arc::new(Server::new(&spec.ssh_host_key, executed, main.clone(), Some(debug))?);
 
     let (orders, inbox) = mpsc::channel(ORDERS);
     start_reaper(reaper);
-    start_control(session.clone(), endpoint.clone(), orders)?;
-    start_data(session.clone(), endpoint, inbox, ssh);
+    start_control(session.clone(), endpoints.clone(), orders)?;
+    start_data(session.clone(), endpoints, inbox, ssh);
 
     let mut running = pin!(run_main(main.clone()));
     let end = tokio::select! {
@@ -88,19 +90,19 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
         }
         End::Stop(stop) => {
             tracing::info!(grace = ?stop.grace, "stopping: {}", stop.reason);
-            let grace = stop.grace.saturating_sub(POWER_OFF);
+            let grace = stop.grace.saturating_sub(power::BUDGET);
             tokio::join!(end_processes(&workload, grace), timeout(grace + LAST_WORDS, last_words(main, running))).0;
             0
         }
     })
 }
 
-fn debug_calls(session: Arc<Session>, endpoint: Endpoint) -> DebugCalls {
+fn debug_calls(session: Arc<Session>, endpoints: Endpoints) -> DebugCalls {
     Box::new(move |call| {
-        let (session, endpoint) = (session.clone(), endpoint.clone());
-        Box::pin(
-            async move { debug::call(session, endpoint, call).await.map_err(|error| (error.message, error.exit_code)) },
-        )
+        let (session, endpoints) = (session.clone(), endpoints.clone());
+        Box::pin(async move {
+            debug::call(session, endpoints, call).await.map_err(|error| (error.message, error.exit_code))
+        })
     })
 }
 
@@ -180,12 +182,12 @@ fn start_reaper(reaper: Arc<Reaper>) {
     });
 }
 
-fn start_data(session: Arc<Session>, endpoint: Endpoint, inbox: mpsc::Receiver<RelayOrder>, ssh: Arc<Server>) {
+fn start_data(session: Arc<Session>, endpoints: Endpoints, inbox: mpsc::Receiver<RelayOrder>, ssh: Arc<Server>) {
     let inbox = Arc::new(tokio::sync::Mutex::new(inbox));
     tokio::spawn(async move {
         loop {
-            let (session, endpoint, ssh, inbox) = (session.clone(), endpoint.clone(), ssh.clone(), inbox.clone());
-            let run = async move { run_data(session, endpoint, &mut *inbox.lock().await, ssh).await };
+            let (session, endpoints, ssh, inbox) = (session.clone(), endpoints.clone(), ssh.clone(), inbox.clone());
+            let run = async move { run_data(session, endpoints, &mut *inbox.lock().await, ssh).await };
             let ended = tokio::spawn(run).await;
             tracing::error!(?ended, "the data connection's task ended");
             sleep(RESTART).await;
@@ -194,7 +196,7 @@ fn start_data(session: Arc<Session>, endpoint: Endpoint, inbox: mpsc::Receiver<R
 }
 
 /// A thread of its own: no load on the main thread can keep a heartbeat back.
-fn start_control(session: Arc<Session>, endpoint: Endpoint, orders: mpsc::Sender<RelayOrder>) -> Result<(), String> {
+fn start_control(session: Arc<Session>, endpoints: Endpoints, orders: mpsc::Sender<RelayOrder>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -202,7 +204,7 @@ fn start_control(session: Arc<Session>, endpoint: Endpoint, orders: mpsc::Sender
     let run = move || {
         runtime.block_on(async {
             loop {
-                let control = run_control(session.clone(), endpoint.clone(), orders.clone());
+                let control = run_control(session.clone(), endpoints.clone(), orders.clone());
                 let ended = tokio::spawn(control).await;
                 tracing::error!(?ended, "the control connection's task ended");
                 sleep(RESTART).await;

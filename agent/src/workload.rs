@@ -3,6 +3,7 @@
 pub mod command;
 pub mod environment;
 pub mod launch;
+pub mod locale;
 pub mod main_process;
 pub mod output;
 pub mod passwd;
@@ -29,11 +30,11 @@ use secrets::Secrets;
 const PASSWD: &str = "/etc/passwd";
 
 /// As whom, with what, and how programs are started.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Workload {
     /// The user, looked up in the image.
     pub user: User,
-    /// From the boot spec.
+    /// From the image's locale and time zone, and from the boot spec, which wins.
     pub environment: BTreeMap<String, String>,
     /// From the gateway.
     pub secrets: Arc<Secrets>,
@@ -41,6 +42,8 @@ pub struct Workload {
     pub agent: PathBuf,
     /// What no program may see.
     pub identity: PathBuf,
+    /// The control group of what is started with this.
+    pub cgroup: Option<PathBuf>,
     /// Who waits for them.
     pub reaper: Arc<Reaper>,
 }
@@ -54,7 +57,15 @@ impl Workload {
         });
         let user = User::find(&String::from_utf8_lossy(&passwd), spec.user);
         let secrets = Arc::new(Secrets::new(spec.needs_session));
-        Self { user, environment: spec.environment.clone(), secrets, agent, identity, reaper }
+        let mut environment = locale::of_image(Path::new("/"));
+        environment.extend(spec.environment.clone());
+        Self { user, environment, secrets, agent, identity, cgroup: None, reaper }
+    }
+
+    /// The same, started in this control group.
+    #[must_use]
+    pub fn within(&self, cgroup: &str) -> Self {
+        Self { cgroup: Some(cgroup.into()), ..self.clone() }
     }
 
     /// The ids.

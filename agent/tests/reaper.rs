@@ -2,15 +2,18 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use agent::workload::process::hang_up;
 use agent::workload::reaper::{Reaper, exited};
 use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use tokio::time::timeout;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new("setsid");
@@ -46,11 +49,74 @@ async fn every_exit_arrives_where_it_belongs_and_orphans_are_reaped() {
         set_child_subreaper(Some(getpid())).unwrap();
         let (_, mut exit) = reaper.spawn(&mut shell("(exec 3>&-; sleep 0.1) & exit 0")).unwrap();
         assert_eq!(exited(&mut exit).await, 0);
-        while children() > 0 {
-            tokio::task::yield_now().await;
-        }
+        nothing_left().await;
+        a_storm_takes_no_exit_away(&reaper).await;
+        a_session_that_will_not_end_is_killed(&reaper).await;
+        an_idle_shell_ends_by_the_hangup(&reaper).await;
     };
     timeout(DEADLINE, test).await.expect("a process was never reaped");
+}
+
+async fn nothing_left() {
+    while children() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Ten thousand, all of them ended, become orphans at once: their parent has waited for none.
+async fn a_storm_takes_no_exit_away(reaper: &Reaper) {
+    const STORM: &str = "for (1..10000) { my $p = fork // die; POSIX::_exit(0) unless $p } POSIX::_exit(77)";
+    let (_, mut storm) = reaper.spawn(Command::new("perl").args(["-MPOSIX", "-e", STORM])).unwrap();
+    let (mut during, mut most) = (0, 0);
+    while storm.borrow().is_none() {
+        let code = during % 200;
+        let (_, mut exit) = reaper.spawn(&mut shell(&format!("exit {code}"))).unwrap();
+        assert_eq!(exited(&mut exit).await, code);
+        most = most.max(children());
+        during += 1;
+    }
+    assert_eq!(exited(&mut storm).await, 77);
+    let mut after: Vec<_> =
+        (0..50).map(|code| (code, reaper.spawn(&mut shell(&format!("exit {code}"))).unwrap().1)).collect();
+    for (code, exit) in &mut after {
+        assert_eq!(exited(exit).await, *code);
+    }
+    nothing_left().await;
+    println!("reaper: {during} exits told while the storm rose; {most} children at a time");
+}
+
+/// Children that ignore what they are asked, and one that stands still.
+async fn a_session_that_will_not_end_is_killed(reaper: &Reaper) {
+    let (said, mut says) = std::io::pipe().map(|(out, into)| (into, out)).unwrap();
+    let script = "trap '' HUP TERM; (kill -STOP $BASHPID; sleep 1000) & echo ready; sleep 1000; sleep 1000";
+    let mut command = Command::new("setsid");
+    let (pid, exit) = reaper.spawn(command.args(["bash", "-c", script]).stdin(Stdio::null()).stdout(said)).unwrap();
+    drop(command);
+    let mut line = [0; 6];
+    says.read_exact(&mut line).unwrap();
+    let began = Instant::now();
+    hang_up(pid, exit.clone()).await;
+    assert_eq!(exited(&mut exit.clone()).await, 128 + 9);
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    nothing_left().await;
+}
+
+async fn an_idle_shell_ends_by_the_hangup(reaper: &Reaper) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let terminal = openpt(flags).unwrap();
+    unlockpt(&terminal).unwrap();
+    let theirs = || Stdio::from(ioctl_tiocgptpeer(&terminal, flags).unwrap());
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "bash", "--norc", "-i"]).stdin(theirs()).stdout(theirs()).stderr(theirs());
+    let (pid, exit) = reaper.spawn(&mut command).unwrap();
+    drop(command);
+    // Its prompt: it is idle.
+    let mut prompt = [0; 64];
+    assert!(rustix::io::read(&terminal, &mut prompt).unwrap() > 0);
+    let began = Instant::now();
+    hang_up(pid, exit.clone()).await;
+    assert!(exit.borrow().is_some() && began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    nothing_left().await;
 }
 
 fn children() -> usize {

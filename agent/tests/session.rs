@@ -4,12 +4,14 @@
 
 #[path = "session/gateway.rs"]
 mod gateway;
+#[path = "session/tls.rs"]
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent::session::endpoint::Endpoint;
+use agent::session::endpoint::Endpoints;
 use agent::session::{Session, run_control, run_data};
 use agent::ssh::Server;
 use agent::token::holder::Tokens;
@@ -39,7 +41,15 @@ struct Agent {
 
 impl Agent {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Its gateway's socket is the last place where it looks; these are tried before.
+    fn start_with(endpoints: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let socket = format!("unix://{}", directory.path().join("gateway.sock").display());
+        let mut endpoints = endpoints.to_vec();
+        endpoints.push(socket);
         let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
         // Not before the host: the tests run as whom they like, and must not set this machine's clock.
         let wall_time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
@@ -47,7 +57,8 @@ impl Agent {
             sandbox_id: SANDBOX,
             instance_id: "1-boot".to_owned(),
             hostname: "dev".to_owned(),
-            endpoint: format!("unix://{}", directory.path().join("gateway.sock").display()),
+            endpoint: endpoints.remove(0),
+            endpoints,
             wall_time_ms,
             ssh_host_key: key.to_openssh(Default::default()).unwrap().to_string().into(),
             user: DEFAULT_USER,
@@ -58,17 +69,23 @@ impl Agent {
         let workload = Workload::new(&spec, "/none".into(), directory.path().into(), Arc::new(Reaper::default()));
         let secrets = workload.secrets.clone();
         let ssh = Arc::new(Server::new(&spec.ssh_host_key, Arc::new(workload), None, None).unwrap());
-        let endpoint: Endpoint = spec.endpoint.parse().unwrap();
+        let endpoints = Endpoints::of(&spec).unwrap();
         let session = Arc::new(Session::new(Arc::new(spec), Tokens::new(directory.path(), SANDBOX), secrets));
         let (orders, mut inbox) = mpsc::channel(16);
-        tokio::spawn(run_control(session.clone(), endpoint.clone(), orders));
+        tokio::spawn(run_control(session.clone(), endpoints.clone(), orders));
         let data = session.clone();
-        tokio::spawn(async move { run_data(data, endpoint, &mut inbox, ssh).await });
+        tokio::spawn(async move { run_data(data, endpoints, &mut inbox, ssh).await });
         Self { directory, session }
     }
 
     fn socket(&self) -> PathBuf {
         self.directory.path().join("gateway.sock")
+    }
+
+    fn trust(&self, authority: &str) {
+        let stage = self.directory.path().join("stage");
+        std::fs::write(&stage, authority).unwrap();
+        std::fs::rename(stage, self.directory.path().join(layout::CA_FILE)).unwrap();
     }
 
     /// By rename, as the host does it. Returns the header that is to be seen.
@@ -211,4 +228,58 @@ async fn a_relay_carries_bytes_to_a_port_of_the_sandbox_and_nowhere_else() {
 
     gateway.open_relay(target("10.0.0.1")).await;
     gateway.until("a refusal", |state| state.relay_results.iter().any(|result| !result.success)).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn of_several_endpoints_the_one_that_works_is_used_and_told() {
+    let gateway = Gateway::new(HEARTBEAT);
+    // Nobody listens there; the name is in no hosts file; and behind the socket there is a gateway.
+    let dead = ["unix:///none/gateway.sock", "https://nobody.invalid:1"].map(str::to_owned);
+    let agent = Agent::start_with(&dead);
+    let bearer = agent.publish(1);
+    let _needed = agent.session.demand.need();
+    let running = gateway.listen(&agent.socket());
+    gateway.until("the token on both connections", |state| on_both(state, &bearer)).await;
+    let socket = format!("unix://{}", agent.socket().display());
+    assert_eq!(gateway.state().endpoints, [socket.as_str()]);
+    // After a good session the same one is tried first.
+    gateway.until("heartbeats", |state| state.heartbeats >= 2).await;
+    drop(running);
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("a second hello", |state| state.hellos.len() >= 2).await;
+    assert!(gateway.state().endpoints.iter().all(|endpoint| *endpoint == socket));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn over_https_the_gateway_s_certificate_has_to_be_of_the_authority_in_the_identity_directory() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let (front, forger) = (tls::Front::new("127.0.0.1").await, tls::Front::new("127.0.0.1").await);
+    let agent = Agent::start_with(&[front.endpoint()]);
+    // The socket behind the front has another name than the one that the agent was told last, where nobody listens.
+    let behind = agent.directory.path().join("behind.sock");
+    let _running = gateway.listen(&behind);
+    let refusals = front.serve(&behind);
+    let bearer = agent.publish(1);
+    let _needed = agent.session.demand.need();
+    agent.trust(forger.authority());
+    refusals.clone().wait_for(|count| *count >= 2).await.unwrap();
+    assert_eq!(gateway.state().hellos.len(), 0);
+    // Read again with each attempt.
+    agent.trust(front.authority());
+    gateway.until("the token on both connections", |state| on_both(state, &bearer)).await;
+    assert_eq!(gateway.state().endpoints, [front.endpoint()]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_certificate_for_another_host_is_refused() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let front = tls::Front::new("gateway.example").await;
+    let agent = Agent::start_with(&[front.endpoint()]);
+    let behind = agent.directory.path().join("behind.sock");
+    let _running = gateway.listen(&behind);
+    let refusals = front.serve(&behind);
+    agent.publish(1);
+    agent.trust(front.authority());
+    refusals.clone().wait_for(|count| *count >= 2).await.unwrap();
+    assert_eq!(gateway.state().hellos.len(), 0);
 }

@@ -12,12 +12,16 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 mod evidence;
 #[path = "vm/exec.rs"]
 mod exec;
+#[path = "vm/hunt.rs"]
+mod hunt;
 #[path = "vm/identity.rs"]
 mod identity;
 #[path = "vm/isolation.rs"]
 mod isolation;
 #[path = "vm/lifecycle.rs"]
 mod lifecycle;
+#[path = "vm/load.rs"]
+mod load;
 #[path = "vm/operator.rs"]
 mod operator;
 #[path = "vm/outages.rs"]
@@ -57,6 +61,8 @@ fn main() {
         secrets::trials(),
         sdk::trials(),
         unprivileged::trials(),
+        hunt::trials(),
+        load::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     let (passed, failed, skipped) = (conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored);

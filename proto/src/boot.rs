@@ -18,8 +18,12 @@ pub struct BootSpec {
     pub instance_id: String,
     /// Host name of the guest: the sandbox's name.
     pub hostname: String,
-    /// Where the gateway is: `vsock://2:<port>` or `unix:///path`.
+    /// Where the gateway is: `vsock://2:<port>`, `unix:///path` or `https://host:port`.
     pub endpoint: String,
+    /// Where else it may be, in the order in which that is tried. An agent that does not know this field uses
+    /// [`Self::endpoint`] alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
     /// The host's wall clock when the compute was started, in milliseconds since the epoch. The guest's clock is
     /// never set back behind it.
     pub wall_time_ms: u64,

@@ -68,6 +68,9 @@ pub const STOP_GUEST: Duration = Duration::from_secs(10);
 /// After which the host kills the vmm.
 pub const STOP_HOST: Duration = Duration::from_secs(15);
 
+/// The longest certificate authority that is read, in bytes.
+pub const CA_MAX: usize = 64 * 1024;
+
 /// How long a main process waits for its secrets before it is given up.
 pub const SECRETS: Duration = Duration::from_secs(5 * 60);
 

@@ -27,6 +27,8 @@ pub const STAGING: &str = "/newroot";
 pub const IDENTITY_DIR: &str = "/etc/openshell/auth";
 /// The token, in the identity directory.
 pub const TOKEN_FILE: &str = "sandbox.jwt";
+/// The certificate authority of an https endpoint, in the identity directory where there is one.
+pub const CA_FILE: &str = "ca.crt";
 /// The boot spec, in the identity directory.
 pub const BOOT_SPEC_FILE: &str = "boot.json";
 /// Where the agent stands in a sandbox; images leave the directory empty.

@@ -9,6 +9,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const AGENT_VERSION_KEY: &str = "x-openshell-agent-version";
 /// Metadata key: which build of that version it is, on the first request of every connection.
 pub const AGENT_BUILD_KEY: &str = "x-openshell-agent-build";
+/// Metadata key: the endpoint by which the agent came, on the first request of every connection. It may have several.
+pub const AGENT_ENDPOINT_KEY: &str = "x-openshell-agent-endpoint";
 /// Metadata key: the agent's [`ProtocolRange`], on the first request of every connection.
 pub const PROTOCOL_KEY: &str = "x-openshell-protocol";
 

@@ -22,7 +22,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 use proto::boot::{BootSpec, DEFAULT_USER, MainProcess, RestartPolicy};
 use proto::exec::ExecCommand;
 use proto::layout;
-use proto::version::{AGENT_BUILD_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
+use proto::version::{AGENT_BUILD_KEY, AGENT_ENDPOINT_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
 use serde_json::Value;
 
 const UPDATE: &str = "UPDATE_SNAPSHOT";
@@ -133,12 +133,14 @@ fn add_names(lines: &mut Lines) {
     for (what, name) in [
         ("metadata", AGENT_VERSION_KEY),
         ("metadata", AGENT_BUILD_KEY),
+        ("metadata", AGENT_ENDPOINT_KEY),
         ("metadata", PROTOCOL_KEY),
         ("subsystem", layout::ATTACH_SUBSYSTEM),
         ("subsystem", layout::DEBUG_SUBSYSTEM),
         ("share", layout::IDENTITY_TAG),
         ("file", layout::TOKEN_FILE),
         ("file", layout::BOOT_SPEC_FILE),
+        ("file", layout::CA_FILE),
     ] {
         lines.insert(format!("{what} {name}"));
     }
@@ -152,6 +154,7 @@ fn add_documents(lines: &mut Lines) {
         instance_id: "1-a".into(),
         hostname: "a".into(),
         endpoint: "vsock://2:1".into(),
+        endpoints: vec!["unix:///a".into()],
         wall_time_ms: 1,
         ssh_host_key: "key".to_owned().into(),
         user: DEFAULT_USER,

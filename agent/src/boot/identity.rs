@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 
 use super::mounts::{close_directory, make_root_held};
 use super::{Fault, Machine};
-use crate::session::endpoint::Endpoint;
+use crate::session::endpoint::Endpoints;
 use crate::sys::clock;
 use crate::token::reader::read_listed;
 
@@ -56,7 +56,7 @@ pub(super) fn parse(content: &[u8]) -> Result<BootSpec, String> {
     if spec.main.as_ref().is_some_and(|main| main.argv.is_empty()) {
         return Err("the main process has no program".to_owned());
     }
-    spec.endpoint.parse::<Endpoint>()?;
+    Endpoints::of(&spec)?;
     Ok(spec)
 }
 

@@ -92,9 +92,20 @@ fn bounded(memory: u64, mode: u32, percent: u64) -> String {
 pub(super) fn shield(_: &mut Machine) -> Result<(), Fault> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Fault::new("PR_SET_DUMPABLE", errno))?;
     fs::write("/proc/self/oom_score_adj", "-1000").map_err(|error| Fault::new("/proc/self/oom_score_adj", error))?;
-    let files = Rlimit { current: Some(65_536), maximum: Some(65_536) };
-    setrlimit(Resource::Nofile, files).map_err(|errno| Fault::new("RLIMIT_NOFILE", errno))
+    LIMITS.into_iter().try_for_each(|(name, resource, current, maximum)| {
+        setrlimit(resource, Rlimit { current, maximum }).map_err(|errno| Fault::new(name, errno))
+    })
 }
+
+/// Every program inherits them.
+const LIMITS: [(&str, Resource, Option<u64>, Option<u64>); 3] = [
+    ("RLIMIT_NOFILE", Resource::Nofile, Some(65_536), Some(65_536)),
+    // A control group bounds processes. This limit counts by uid, and the kernel's first value is half of what it has.
+    ("RLIMIT_NPROC", Resource::Nproc, None, None),
+    // A workload may ask for core files of its own, as everywhere. The agent writes none, whatever this says: it is not
+    // dumpable.
+    ("RLIMIT_CORE", Resource::Core, Some(0), None),
+];
 
 /// Makes a directory of the image and what is missing above it. A link on the way is refused: what is mounted by
 /// this name must be reached by this name.

@@ -10,10 +10,10 @@ use hyper_util::rt::TokioIo;
 use proto::budget;
 use proto::openshell::v1::open_shell_client::OpenShellClient;
 use proto::openshell::vm::v1::vm_client::VmClient;
-use proto::version::{AGENT_BUILD_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, VERSION};
+use proto::version::{AGENT_BUILD_KEY, AGENT_ENDPOINT_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, VERSION};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -63,8 +63,8 @@ pub(super) async fn open(
     session: &Arc<Session>,
     pings: Pings,
 ) -> Result<(Client, Closed), String> {
-    let stream =
-        endpoint.connect().await.map_err(|error| format!("failed to connect to the gateway at {endpoint}: {error}"))?;
+    let stream = endpoint.connect(session.tokens.directory()).await;
+    let stream = stream.map_err(|error| format!("failed to connect to the gateway at {endpoint}: {error}"))?;
     let (open, closed) = oneshot::channel();
     let stream = Watched { stream: Box::new(Paced::new(stream)), _open: open };
     let stream = Mutex::new(Some(TokioIo::new(stream)));
@@ -86,7 +86,9 @@ pub(super) async fn open(
         .connect_with_connector(connector)
         .await
         .map_err(|error| format!("failed to speak HTTP/2 with the gateway at {endpoint}: {error}"))?;
-    let credentials = Credentials { session: session.clone() };
+    let named = MetadataValue::try_from(endpoint.to_string());
+    let named = named.map_err(|_| format!("the endpoint {endpoint} cannot be a header"))?;
+    let credentials = Credentials { session: session.clone(), endpoint: named };
     let client = Client {
         openshell: OpenShellClient::with_interceptor(channel.clone(), credentials.clone()),
         vm: VmClient::with_interceptor(channel, credentials),
@@ -98,6 +100,8 @@ pub(super) async fn open(
 #[derive(Clone)]
 pub(super) struct Credentials {
     session: Arc<Session>,
+    /// By which of several it came.
+    endpoint: MetadataValue<Ascii>,
 }
 
 impl Interceptor for Credentials {
@@ -107,6 +111,7 @@ impl Interceptor for Credentials {
         metadata.insert("authorization", bearer);
         metadata.insert(AGENT_VERSION_KEY, MetadataValue::from_static(VERSION));
         metadata.insert(AGENT_BUILD_KEY, MetadataValue::from_static(BUILD));
+        metadata.insert(AGENT_ENDPOINT_KEY, self.endpoint.clone());
         let range = MetadataValue::try_from(PROTOCOL.to_string());
         metadata.insert(PROTOCOL_KEY, range.map_err(|_| Status::internal("protocol range"))?);
         Ok(request)

@@ -18,7 +18,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::backoff::Backoff;
 use super::connection::{Client, Closed, Pings, open};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Endpoints};
 use super::sync::sync;
 use super::{RelayOrder, Session};
 use crate::console::RateLimit;
@@ -45,21 +45,23 @@ impl Ended {
     }
 }
 
-/// Connects for ever. Ends only with its runtime.
-pub async fn run(session: Arc<Session>, endpoint: Endpoint, relays: mpsc::Sender<RelayOrder>) {
+/// Connects for ever, to where it worked last or else to the next place. Ends only with its runtime.
+pub async fn run(session: Arc<Session>, endpoints: Endpoints, relays: mpsc::Sender<RelayOrder>) {
     let mut backoff = Backoff::default();
     loop {
-        let ended = connect(&session, &endpoint, &relays).await;
+        let ended = connect(&session, endpoints.current(), &relays).await;
         if ended.good {
             backoff.reset();
         } else if ended.rejected {
             backoff.slow_down();
         }
-        let pause = backoff.next(rand::random());
         if let Some(suppressed) = LOST.admit(Instant::now()) {
             tracing::warn!(suppressed, "no session: {}", ended.why);
         }
-        sleep(pause).await;
+        // The other places are tried at once: they are not those that failed.
+        if ended.good || endpoints.give_up_current() {
+            sleep(backoff.next(rand::random())).await;
+        }
     }
 }
 
@@ -68,7 +70,7 @@ async fn connect(session: &Arc<Session>, endpoint: &Endpoint, relays: &mpsc::Sen
     let hello = async {
         let (client, closed) = open(endpoint, session, Pings::Never).await.map_err(Ended::early)?;
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        greet(session, client, closed, outbox, messages).await
+        greet(session, endpoint, client, closed, outbox, messages).await
     };
     match timeout(budget::HELLO, hello).await {
         Ok(Ok(live)) => live.serve(session, relays).await,
@@ -80,6 +82,7 @@ async fn connect(session: &Arc<Session>, endpoint: &Endpoint, relays: &mpsc::Sen
 /// The hello and its answer.
 async fn greet(
     session: &Arc<Session>,
+    endpoint: &Endpoint,
     mut client: Client,
     closed: Closed,
     outbox: mpsc::Sender<SupervisorMessage>,
@@ -105,7 +108,7 @@ async fn greet(
         Some(gateway_message::Payload::SessionAccepted(accepted)) => {
             let interval = accepted.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok());
             let interval = interval.filter(|interval| !interval.is_zero()).unwrap_or(Duration::from_secs(15));
-            tracing::info!(session = accepted.session_id, ?interval, "session accepted");
+            tracing::info!(session = accepted.session_id, %endpoint, ?interval, "session accepted");
             Ok(Live { client, closed, outbox, inbox, interval, beats: 0 })
         }
         Some(gateway_message::Payload::SessionRejected(rejected)) => {

@@ -14,7 +14,7 @@ use super::backoff::Backoff;
 use super::connection::{Client, Closed, Pings, open};
 use super::control::brief;
 use super::demand::Demand;
-use super::endpoint::Endpoint;
+use super::endpoint::Endpoints;
 use super::relay;
 use super::sync::sync;
 use super::{RelayOrder, Session};
@@ -28,16 +28,21 @@ const IDLE: Duration = Duration::from_secs(60);
 static LOST: RateLimit = RateLimit::new(Duration::from_secs(10));
 
 /// Keeps the connection, and serves relay orders. Ends when nobody can give orders any more.
-pub async fn run(session: Arc<Session>, endpoint: Endpoint, orders: &mut mpsc::Receiver<RelayOrder>, ssh: Arc<Server>) {
+pub async fn run(
+    session: Arc<Session>,
+    endpoints: Endpoints,
+    orders: &mut mpsc::Receiver<RelayOrder>,
+    ssh: Arc<Server>,
+) {
     let client = watch::Sender::new(None);
     let subscriber = client.subscribe();
     tokio::select! {
-        () = keep_connected(&session, &endpoint, &client) => {}
+        () = keep_connected(&session, &endpoints, &client) => {}
         () = serve_orders(orders, &session.demand, &subscriber, &ssh) => {}
     }
 }
 
-async fn keep_connected(session: &Arc<Session>, endpoint: &Endpoint, current: &watch::Sender<Option<Client>>) {
+async fn keep_connected(session: &Arc<Session>, endpoints: &Endpoints, current: &watch::Sender<Option<Client>>) {
     let mut backoff = Backoff::default();
     let mut tick = session.tick.subscribe();
     loop {
@@ -46,6 +51,7 @@ async fn keep_connected(session: &Arc<Session>, endpoint: &Endpoint, current: &w
             return;
         }
         session.demand.arises().await;
+        let endpoint = endpoints.current();
         let opening = async {
             let (mut client, closed) = open(endpoint, session, Pings::WhileActive).await?;
             sync(&mut client, session).await.map_err(|status| format!("Sync was refused: {}", brief(&status)))?;

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use super::Session;
 use super::connection::{Client, Pings, open};
 use super::control::brief;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Endpoints};
 
 /// Why a call gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +42,8 @@ impl From<String> for DebugError {
 }
 
 /// Makes one call; the answer is JSON.
-pub async fn call(session: Arc<Session>, endpoint: Endpoint, call: DebugCall) -> Result<String, DebugError> {
-    let answer = timeout(2 * budget::UNARY, answer(&session, &endpoint, call)).await;
+pub async fn call(session: Arc<Session>, endpoints: Endpoints, call: DebugCall) -> Result<String, DebugError> {
+    let answer = timeout(2 * budget::UNARY, answer(&session, endpoints.current(), call)).await;
     let late = |_| DebugError::from(format!("no answer within {:?}", 2 * budget::UNARY));
     answer.map_err(late)?.map(|answer| format!("{answer:#}\n"))
 }

@@ -8,7 +8,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use proto::boot::WorkloadUser;
 use proto::layout::IDENTITY_TAG;
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount, unmount,
+};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 /// Gives this process a view of the mounts of its own, in which the identity directory is not there: not hidden by
@@ -33,6 +35,24 @@ fn shows_identity_share(mountinfo: &str) -> bool {
         let mut fields = mounted.split(' ');
         (fields.next(), fields.next()) == (Some("virtiofs"), Some(IDENTITY_TAG))
     })
+}
+
+/// Files by which the kernel is told what to do, and which ask for an owner and no capability: a program that uid 0 may
+/// name as the handler of core files would be started with everything that this process gives up.
+const KERNEL_FILES: [&str; 3] = ["/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup"];
+
+/// Makes them read-only in this process's view of the mounts. For uid 0 alone: others own none of them, and a `/proc`
+/// with a mount in it would keep them from mounting one in a namespace of theirs.
+pub fn close_kernel_files() -> io::Result<()> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    for path in KERNEL_FILES {
+        match mount_bind(path, path) {
+            Err(rustix::io::Errno::NOENT) => continue,
+            bound => bound?,
+        }
+        mount_remount(path, flags, "")?;
+    }
+    Ok(())
 }
 
 /// Empties the bounding set: no program that is executed from here on can gain a capability.

@@ -77,6 +77,11 @@ impl Tokens {
         Self { directory: directory.into(), sandbox, held: Mutex::default() }
     }
 
+    /// The identity directory.
+    pub fn directory(&self) -> &std::path::Path {
+        &self.directory
+    }
+
     /// Reads the file again, and takes what is in it unless it is older.
     pub fn refresh(&self, now: Instant) -> Result<Found, RefreshError> {
         self.held().last_read = Some(now);

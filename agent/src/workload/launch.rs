@@ -15,7 +15,7 @@ use proto::boot::WorkloadUser;
 use proto::layout;
 use rustix::process::{chdir, ioctl_tiocsctty, setsid};
 
-use crate::sys::{privileges, raw, seccomp};
+use crate::sys::{cgroup, privileges, raw, seccomp};
 
 /// The verb.
 pub const VERB: &str = "launch";
@@ -44,6 +44,8 @@ pub struct Launch {
     pub home: PathBuf,
     /// What it must not see.
     pub identity: PathBuf,
+    /// The control group that bounds it; none where the agent has made none.
+    pub cgroup: Option<PathBuf>,
     /// Its name for itself.
     pub arg0: Option<String>,
     /// All of the program's environment. The launch itself runs with none: a variable of an exec must not reach what
@@ -64,6 +66,7 @@ impl Launch {
             self.workdir.clone().unwrap_or_default().into(),
             self.home.clone().into(),
             self.identity.clone().into(),
+            self.cgroup.clone().unwrap_or_default().into(),
             self.arg0.clone().unwrap_or_default().into(),
             self.environment.len().to_string().into(),
         ];
@@ -79,6 +82,7 @@ impl Launch {
         let (uid, gid) = (id(next()?)?, id(next()?)?);
         let terminal = next()? == "terminal";
         let (workdir, home, identity) = (PathBuf::from(next()?), next()?.into(), next()?.into());
+        let cgroup = PathBuf::from(next()?);
         let arg0 = next()?.into_string().ok()?;
         let variables: usize = next()?.to_str()?.parse().ok()?;
         let mut environment = BTreeMap::new();
@@ -94,6 +98,7 @@ impl Launch {
             workdir: (!workdir.as_os_str().is_empty()).then_some(workdir),
             home,
             identity,
+            cgroup: (!cgroup.as_os_str().is_empty()).then_some(cgroup),
             arg0: (!arg0.is_empty()).then_some(arg0),
             environment,
             argv,
@@ -111,6 +116,10 @@ impl Launch {
     }
 
     fn confine(&self) -> Result<(), String> {
+        // First of all: whatever it takes from here on is the workload's.
+        if let Some(group) = &self.cgroup {
+            cgroup::enter(group).map_err(|error| failed("enter the workload's control group", error))?;
+        }
         setsid().map_err(|error| failed("start a session", error))?;
         if self.terminal {
             ioctl_tiocsctty(std::io::stdin()).map_err(|error| failed("take the terminal", error))?;
@@ -124,6 +133,9 @@ impl Launch {
             privileges::sees_identity_share().map_err(|error| failed("look for the identity share", error))?;
         if mounted || self.identity.join(layout::TOKEN_FILE).symlink_metadata().is_ok() {
             return Err("failed to leave the identity directory: it can still be seen".to_owned());
+        }
+        if self.user.uid == 0 {
+            privileges::close_kernel_files().map_err(|error| failed("close the kernel's files", error))?;
         }
         privileges::empty_bounding_set().map_err(|error| failed("drop capabilities", error))?;
         privileges::become_user(self.user).map_err(|error| failed("become the sandbox's user", error))?;
@@ -169,6 +181,7 @@ mod tests {
             workdir: None,
             home: "/home/me".into(),
             identity: "/etc/openshell/auth".into(),
+            cgroup: Some("/sys/fs/cgroup/workload/main".into()),
             arg0: Some("-bash".to_owned()),
             environment: [("A", "b=c d"), ("E", "")].map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
             argv: ["bash", "", "--uid", "a b"].map(OsString::from).to_vec(),
@@ -176,6 +189,7 @@ mod tests {
         let other = Launch {
             terminal: false,
             workdir: Some("/w".into()),
+            cgroup: None,
             arg0: None,
             environment: BTreeMap::new(),
             ..launch.clone()

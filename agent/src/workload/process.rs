@@ -105,6 +105,7 @@ fn launch(
         workdir: command.workdir.clone().map(Into::into),
         home: workload.user.home.clone().into(),
         identity: workload.identity.clone(),
+        cgroup: workload.cgroup.clone(),
         arg0: command.arg0.clone(),
         environment,
         argv: command.argv.iter().map(Into::into).collect(),

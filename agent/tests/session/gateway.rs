@@ -29,6 +29,8 @@ type Outbox = mpsc::Sender<Result<GatewayMessage, Status>>;
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) hellos: Vec<SupervisorHello>,
+    /// By which endpoint each of them came.
+    pub(crate) endpoints: Vec<String>,
     /// Connection and bearer of each Sync.
     pub(crate) syncs: Vec<(usize, String)>,
     pub(crate) agent: Option<(String, String)>,
@@ -241,6 +243,7 @@ impl OpenShell for Gateway {
         request: Request<Streaming<SupervisorMessage>>,
     ) -> Reply<Self::ConnectSupervisorStream> {
         let agent = (header(&request, "x-openshell-agent-version"), header(&request, "x-openshell-protocol"));
+        let endpoint = header(&request, proto::version::AGENT_ENDPOINT_KEY);
         let mut inbox = request.into_inner();
         let Some(supervisor_message::Payload::Hello(hello)) = inbox.message().await?.and_then(|m| m.payload) else {
             return Err(Status::invalid_argument("no hello"));
@@ -261,6 +264,7 @@ impl OpenShell for Gateway {
         self.note(|state| {
             state.agent = Some(agent);
             state.hellos.push(hello);
+            state.endpoints.push(endpoint);
             state.session = Some(outbox);
         });
         let gateway = self.clone();

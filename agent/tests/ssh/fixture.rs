@@ -69,6 +69,7 @@ impl Fixture {
             secrets: Arc::new(Secrets::new(false)),
             agent: env!("CARGO_BIN_EXE_openshell-agent").into(),
             identity: identity.clone(),
+            cgroup: None,
             reaper,
         };
         let host_key = key.to_openssh(Default::default()).unwrap().to_string().into();

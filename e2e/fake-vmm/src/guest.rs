@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent::session::endpoint::Endpoint;
+use agent::session::endpoint::{Endpoint, Endpoints};
 use agent::session::{Session, run_control, run_data};
 use agent::ssh::Server;
 use agent::token::holder::Tokens;
@@ -47,7 +47,8 @@ fn leave_the_clock_alone() -> Result<(), String> {
 async fn live(vmm: VmmSpec) -> Result<(), String> {
     let share = vmm.runtime_dir.join(layout::SHARE_DIR);
     // The boot spec names the vsock port that leads here.
-    let endpoint = Endpoint::Unix(vmm.runtime_dir.join(layout::CTL_DIR).join(layout::CTL_SOCKET));
+    let gateway = vmm.runtime_dir.join(layout::CTL_DIR).join(layout::CTL_SOCKET);
+    let endpoints = Endpoints::from(Endpoint::Unix(gateway));
     let document = std::fs::read(share.join(layout::BOOT_SPEC_FILE));
     let document = document.map_err(|error| format!("failed to read the boot spec: {error}"))?;
     let spec: BootSpec = serde_json::from_slice(&document).map_err(|error| format!("not a boot spec: {error}"))?;
@@ -58,11 +59,11 @@ async fn live(vmm: VmmSpec) -> Result<(), String> {
     let session = Arc::new(Session::new(Arc::new(spec), tokens, workload.secrets.clone()));
 
     let (orders, mut inbox) = mpsc::channel(ORDERS);
-    let control = tokio::spawn(run_control(session.clone(), endpoint.clone(), orders));
+    let control = tokio::spawn(run_control(session.clone(), endpoints.clone(), orders));
     let mut stop = session.stop.subscribe();
     tokio::select! {
         _ = stop.wait_for(Option::is_some) => Ok(()),
         ended = control => Err(format!("the control connection's task ended: {ended:?}")),
-        () = run_data(session.clone(), endpoint, &mut inbox, ssh) => Err("the data connection's task ended".to_owned()),
+        () = run_data(session.clone(), endpoints, &mut inbox, ssh) => Err("the data connection's task ended".to_owned()),
     }
 }

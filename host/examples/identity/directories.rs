@@ -114,6 +114,7 @@ fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         instance_id: format!("1-{sandbox_id}"),
         hostname: "bench".into(),
         endpoint: "vsock://2:5100".into(),
+        endpoints: vec![],
         wall_time_ms: 0,
         ssh_host_key: "a key has about four hundred bytes ".repeat(12).into(),
         user: DEFAULT_USER,

@@ -61,6 +61,7 @@ pub fn boot_spec(
         instance_id: record.instance_id.clone(),
         hostname: record.name.clone(),
         endpoint,
+        endpoints: vec![],
         wall_time_ms,
         ssh_host_key,
         user: proto::boot::DEFAULT_USER,

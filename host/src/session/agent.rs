@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use proto::version::{AGENT_BUILD_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, ProtocolRange, VERSION};
+use proto::version::{
+    AGENT_BUILD_KEY, AGENT_ENDPOINT_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, ProtocolRange, VERSION,
+};
 
 use crate::sandbox::task::Handle;
 
@@ -19,6 +21,7 @@ const REMEDY: &str = "replace the agent binary (agent_bin) by the one that came 
 pub struct AgentVersion {
     version: String,
     build: String,
+    endpoint: String,
     protocol: Option<ProtocolRange>,
 }
 
@@ -39,8 +42,14 @@ impl AgentVersion {
         Self {
             version: word(AGENT_VERSION_KEY),
             build: word(AGENT_BUILD_KEY),
+            endpoint: word(AGENT_ENDPOINT_KEY),
             protocol: text(PROTOCOL_KEY).and_then(|range| range.parse().ok()),
         }
+    }
+
+    /// By which of its endpoints it came; an agent may have several.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// Whether there is a generation that both sides speak.

@@ -66,7 +66,7 @@ impl Supervisors {
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
         let session = Session::new(hello.instance_id, hello.connection_epoch, outbound);
         // A guest chooses when: no line of the usual log.
-        tracing::debug!(sandbox = %sandbox_id, %agent, epoch = hello.connection_epoch, "hello");
+        tracing::debug!(sandbox = %sandbox_id, %agent, endpoint = agent.endpoint(), epoch = hello.connection_epoch, "hello");
         // On its own: an agent that gives up while it is being admitted must not leave half a session behind.
         tokio::spawn(self.clone().live(handle, session, inbound));
         Ok(receiver)

@@ -17,6 +17,7 @@ pub(in crate::rotation) fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         instance_id: format!("1-{sandbox_id}"),
         hostname: "box".into(),
         endpoint: "vsock://2:5100".into(),
+        endpoints: vec![],
         wall_time_ms: 0,
         ssh_host_key: String::from("HOST KEY").into(),
         user: DEFAULT_USER,

@@ -1,0 +1,67 @@
+//! A hostile workload looks for anything that has the shape of a token, wherever a program of its uid can look; and
+//! again as root of a user namespace of its own.
+
+use e2e::world::World;
+use libtest_mimic::Trial;
+
+use crate::{TTL, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("hunt::a_hostile_workload_finds_no_token_anywhere", hunt)]
+}
+
+/// One line for each find. `plant` puts a token where a search has to find it: a search that finds nothing at all
+/// would prove nothing.
+const SEARCH: &str = r#"
+    pattern='eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{80,}'
+    look() { grep -aEo "$pattern" | sort -u | cut -c1-20 | sed "s|^|$1: |"; }
+    memory() {
+        grep -E '^[0-9a-f]+-[0-9a-f]+ rw' $1/maps | while read range rest; do
+            from=$((0x${range%-*} / 4096)); to=$((0x${range#*-} / 4096))
+            dd if=$1/mem bs=4096 skip=$from count=$((to - from))
+        done
+    }
+    env | look environment
+    cat /proc/[0-9]*/environ | tr '\0' '\n' | look environments
+    cat /proc/[0-9]*/cmdline | tr '\0' '\n' | look 'command lines'
+    for process in /proc/[0-9]*; do memory $process | look memory; done
+    timeout 5 cat /proc/[0-9]*/fd/[3-9]* | look descriptors
+    ls /proc/[0-9]*/fd/ -l | grep -E 'identity|auth|boot.json' | sed 's/^/descriptor: /'
+    cat /proc/cmdline /proc/self/mountinfo /proc/net/* | look /proc
+    find /sys/class /sys/devices/virtual /sys/kernel /sys/module -maxdepth 4 -type f -perm -004 -exec cat {} + | look /sys
+    find /tmp /run /dev/shm /var /etc /home /root /opt -xdev -type f -size -1024k -exec cat {} + | look files
+    find / -xdev -name 'core*' -type f -size +1M | grep -v /usr/ | sed 's/^/core file: /'
+    grep -E ' identity | /etc/openshell' /proc/self/mountinfo | sed 's/^/mount: /'
+    # A socket with a name is a door of somebody.
+    sed 1d /proc/net/unix | while read number count protocol flags type state inode name; do
+        [ -z "$name" ] || echo "socket: $name"
+    done
+    dmesg > /tmp/log && [ -s /tmp/log ] && echo 'kernel log: by dmesg'
+    head -c1 /dev/kmsg | grep -q . && echo 'kernel log: by /dev/kmsg'
+    head -c1 /proc/1/environ | grep -q . && echo 'the environment of PID 1'
+    true
+"#;
+
+async fn hunt() {
+    let world = World::quick(TTL).await;
+    let api = world.api().await;
+    let sandbox = world.ready("prey", &["/bin/sh", "-c", "sleep 100000; :"]).await;
+    // What is looked for has the shape of what there is.
+    let segments = world.token(&sandbox).split('.').map(str::len).collect::<Vec<_>>();
+    assert!(segments.len() == 3 && segments[..2].iter().all(|length| *length >= 11) && segments[2] >= 80);
+    let planted = format!("eyJ{}.eyJ{}.{}", "x".repeat(12), "y".repeat(12), "z".repeat(86));
+    for (who, before) in [("uid 1000", ""), ("root of a user namespace", "unshare -Urm ")] {
+        let search = format!("exec 2> /dev/null; {SEARCH}");
+        let finds = api.exec("prey", &["/bin/sh", "-c", &format!("{before}/bin/sh -c \"$0\""), &search]).await;
+        assert_eq!(finds.expect("a search").stdout, "", "{who}");
+    }
+    // In the lab each search has its price: the means are tried with one place of each kind.
+    let search = format!("exec 2> /dev/null; echo $planted > /tmp/planted; {SEARCH}");
+    let script = format!("planted={planted} /bin/sh -c \"$0\"");
+    let finds = api.exec("prey", &["/bin/sh", "-c", &script, &search]).await.expect("a search").stdout;
+    for place in ["environment", "environments", "command lines", "memory", "files"] {
+        assert!(finds.lines().any(|line| line.starts_with(&format!("{place}: eyJxxx"))), "{place}: {finds}");
+    }
+    world.delete("prey").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
