@@ -8,6 +8,7 @@ mod identity;
 mod mounts;
 mod network;
 mod root;
+mod services;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -116,6 +117,11 @@ static STEPS: &[Step] = &[
         act: "read the boot spec",
         because: "the guest pulls it; it works without a gateway",
         run: identity::read_spec,
+    },
+    Step {
+        act: "read the services",
+        because: "one that cannot be understood, or waits for itself, is found before anything runs",
+        run: services::read,
     },
     Step {
         act: "set the clock",

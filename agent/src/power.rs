@@ -13,6 +13,9 @@ pub const EXIT_BOOT_FAILED: u8 = 70;
 /// Exit code of a guest whose agent stopped by a fault of its own.
 pub const EXIT_AGENT_FAULT: u8 = 71;
 
+/// Exit code of a guest that lost a critical service. The gateway was told which.
+pub const EXIT_SERVICE_LOST: u8 = 72;
+
 /// The right to end the machine; held by PID 1.
 #[derive(Debug)]
 pub struct Power {
