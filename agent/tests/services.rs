@@ -75,7 +75,7 @@ fn a_service_that_is_killed_comes_back_and_one_that_cannot_is_reported() {
     fixture.run(async |fixture| {
         let declarations = [
             ("lasting", &*forever("lasting", "")),
-            ("once", "sh = 'echo no luck >&2; exit 3 END'\nrestart = \"never\"\ncritical = true"),
+            ("once", "sh = 'echo no luck >&2; exit 3 END'\ntype = \"oneshot\"\nrestart = \"never\"\ncritical = true"),
             ("dependent", &forever("dependent", "requires = [\"once\"]")),
             ("loose", &forever("loose", "after = [\"once\"]")),
             ("nobody", &forever("nobody", "user = \"no-such-user\"")),
@@ -88,7 +88,7 @@ fn a_service_that_is_killed_comes_back_and_one_that_cannot_is_reported() {
         assert_eq!(second.last_exit, Some(137));
 
         let once = running.reaches("once", Failed).await;
-        assert_eq!((once.last_exit, once.message.as_str()), (Some(3), "ended with code 3"));
+        assert_eq!((once.last_exit, once.message.as_str()), (Some(3), "ended with code 3 before it was ready"));
         assert_eq!(running.reaches("dependent", Failed).await.message, "requires `once`, which failed");
         running.reaches("loose", Ready).await;
         let nobody = running.reaches("nobody", Failed).await;
