@@ -127,11 +127,11 @@ impl Services {
     pub fn note(&self) -> String {
         let not_well = |status: &ServiceStatus| !status.ready && status.state != ServiceState::Done;
         let statuses = self.report().into_iter().filter(not_well);
-        let mut note = statuses.map(|status| match status.message.as_str() {
+        let words = statuses.map(|status| match status.message.as_str() {
             "" => format!("`{}` is {}", status.name, status.state.name()),
             why => format!("`{}` is {}: {why}", status.name, status.state.name()),
         });
-        let mut note = note.by_ref().collect::<Vec<_>>().join("; ");
+        let mut note = words.collect::<Vec<_>>().join("; ");
         note.truncate(note.floor_char_boundary(SERVICES_NOTE_MAX));
         note
     }

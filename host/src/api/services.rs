@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, GetSandboxConfigResponse};
 use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
-use proto::openshell::v1::*;
+use proto::openshell::v1::{ServiceStatus, *};
 use proto::openshell::vm::v1::operator_server::{Operator, OperatorServer};
 use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
 use proto::openshell::vm::v1::*;
