@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::power::EXIT_SERVICE_LOST;
 use crate::services::{RUN_DIRECTORY, Services, Sink};
 use crate::session::endpoint::Endpoint;
-use crate::session::{RelayOrder, Session, Stop, Told, debug, run_control, run_data};
+use crate::session::{RelayOrder, Session, Stop, debug, run_control, run_data};
 use crate::ssh::{DebugCalls, Server};
 use crate::token::holder::Tokens;
 use crate::workload::Workload;
@@ -132,15 +132,11 @@ fn tell_of_services(session: Arc<Session>, services: Arc<Services>) {
         loop {
             changes.mark_unchanged();
             let note = services.note();
-            let is_news = |told: &mut Told| {
-                told.note != note && {
-                    told.note = note.clone();
-                    true
-                }
-            };
-            if session.told.send_if_modified(is_news) {
-                session.tick.send_modify(|tick| *tick += 1);
-            }
+            session.told.send_if_modified(|told| {
+                let news = told.note != note;
+                told.note = note;
+                news
+            });
             sleep(TELL).await;
             if changes.changed().await.is_err() {
                 return;
@@ -152,7 +148,6 @@ fn tell_of_services(session: Arc<Session>, services: Arc<Services>) {
 /// The gateway is told why, and ends the machine; where it does not, the machine ends by itself.
 async fn give_up(session: &Session, why: String) {
     session.told.send_modify(|told| told.fault = why);
-    session.tick.send_modify(|tick| *tick += 1);
     let mut stop = session.stop.subscribe();
     tokio::select! {
         _ = stop.wait_for(Option::is_some) => {}
