@@ -9,6 +9,7 @@ mod kernel;
 mod mounts;
 mod network;
 mod root;
+mod services;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -133,6 +134,11 @@ static STEPS: &[Step] = &[
         act: "read the boot spec",
         because: "the guest pulls it; it works without a gateway",
         run: identity::read_spec,
+    },
+    Step {
+        act: "read the services",
+        because: "one that cannot be understood, or waits for itself, is found before anything runs",
+        run: services::read,
     },
     Step {
         act: "set the clock",

@@ -1,7 +1,7 @@
 //! The agent: PID 1 of a sandbox.
 //!
 //! It boots the guest ([`boot`]), then lives until the sandbox ends ([`supervise`]): runs the main process and what is
-//! executed beside it ([`workload`], [`ssh`]), reads the token that proves who it is ([`token`]), and keeps its
+//! executed beside it ([`workload`], [`services`], [`ssh`]), reads the token that proves who it is ([`token`]), and keeps its
 //! session with the gateway ([`session`]).
 
 #![deny(unsafe_code)]
@@ -9,6 +9,7 @@
 pub mod boot;
 pub mod console;
 pub mod power;
+pub mod services;
 pub mod session;
 pub mod ssh;
 pub mod supervise;

@@ -27,6 +27,8 @@ const _: () = assert!(LAST_STEPS.len() as u128 * STEP_DEADLINE.as_millis() < BUD
 /// In this order: a file system that is remounted writes what is left, and a sync before makes that little.
 const LAST_STEPS: [(&str, fn() -> Result<(), String>); 2] =
     [("sync", sync), ("remount disks read-only", remount_disks_read_only)];
+/// Exit code of a guest that lost a critical service. The gateway was told which.
+pub const EXIT_SERVICE_LOST: u8 = 72;
 
 /// The right to end the machine; held by PID 1.
 #[derive(Debug)]

@@ -49,6 +49,15 @@ pub struct Stop {
     pub reason: String,
 }
 
+/// What the gateway's user is to know of the services.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Those that are not as they should be.
+    pub note: String,
+    /// Why the sandbox is given up, if it is.
+    pub fault: String,
+}
+
 /// What the gateway asks of the data connection. `answer` leads to the session that asked.
 #[derive(Debug)]
 pub enum RelayOrder {
@@ -89,6 +98,8 @@ pub struct Session {
     pub presented: AtomicU64,
     /// What came from the gateway for the workload.
     pub secrets: Arc<Secrets>,
+    /// What the gateway is told of the services with every Sync.
+    pub told: watch::Sender<Told>,
     /// Whether a token could be read last time: a change is worth a line, a repetition is not.
     pub token_fault: std::sync::Mutex<Option<String>>,
 }
@@ -107,6 +118,7 @@ impl Session {
             reported: watch::Sender::new(false),
             presented: AtomicU64::new(0),
             secrets,
+            told: watch::Sender::default(),
             token_fault: std::sync::Mutex::new(None),
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | reaper | SIGCHLD | exit codes |
 //! | main process | input of attachments | output, its exit code |
+//! | services | ends of programs, notify sockets | programs, their state |
 //! | control (own thread) | heartbeats, relay orders | ticks, stop orders, reports |
 //! | data | ticks, relay orders | relays, each with an SSH server or a port |
 //!
@@ -11,7 +12,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::boot::BootSpec;
 use proto::{budget, layout};
@@ -19,7 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::power;
+use crate::power::{self, EXIT_SERVICE_LOST};
+use crate::services::{RUN_DIRECTORY, Services, Sink};
 use crate::session::endpoint::Endpoints;
 use crate::session::{RelayOrder, Session, Stop, debug, run_control, run_data};
 use crate::ssh::{DebugCalls, Server};
@@ -40,6 +42,10 @@ const REPORT: Duration = Duration::from_secs(10 * 60);
 const LEFTOVERS: Duration = Duration::from_secs(2);
 /// Of what the end of the machine may take, for the main process's exit code, where it had to be killed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// After the end of the main process, for the services. With the leftovers and the way off, within a stop's grace.
+const SERVICES: Duration = Duration::from_secs(7);
+/// Between two words to the gateway about services: they may come and go many times a second.
+const TELL: Duration = Duration::from_secs(1);
 /// After a main process that was told to end, how long those attached may take to read the rest.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Before a part that panicked is started again.
@@ -50,6 +56,8 @@ const CONTROL_STACK: usize = 512 * 1024;
 enum End {
     Main(i32),
     Stop(Stop),
+    /// A critical service failed.
+    Lost(String),
 }
 
 /// Lives the sandbox's life. Returns the exit code of the machine.
@@ -63,19 +71,25 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
     let tokens = Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id);
     let session = Arc::new(Session::new(spec.clone(), tokens, workload.secrets.clone()));
-    let debug = debug_calls(session.clone(), endpoints.clone());
+    // Kept by each service itself, its end; a log of all of them would be another sink.
+    let sink: Sink = Arc::new(|_, _, _| {});
+    let services = Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), sink);
+    let debug = debug_calls(session.clone(), endpoints.clone(), services.clone());
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, executed, main.clone(), Some(debug))?);
 
     let (orders, inbox) = mpsc::channel(ORDERS);
     start_reaper(reaper);
     start_control(session.clone(), endpoints.clone(), orders)?;
     start_data(session.clone(), endpoints, inbox, ssh);
+    services.start();
+    tell_of_services(session.clone(), services.clone());
 
-    let mut running = pin!(run_main(main.clone()));
+    let mut running = pin!(run_main(main.clone(), services.clone()));
     let end = tokio::select! {
         code = &mut running => End::Main(code),
         stop = stop_order(session.clone()) => End::Stop(stop),
         stop = signalled() => End::Stop(stop),
+        why = services.lost() => End::Lost(why),
     };
     say_memory();
     Ok(match end {
@@ -85,25 +99,73 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
                 let _ = timeout(DETACH, main.detached()).await;
             }
             report(&session, code).await;
+            services.stop(SERVICES).await;
             end_processes(&workload, LEFTOVERS).await;
             u8::try_from(code.clamp(0, 255)).unwrap_or(u8::MAX)
         }
         End::Stop(stop) => {
             tracing::info!(grace = ?stop.grace, "stopping: {}", stop.reason);
             let grace = stop.grace.saturating_sub(power::BUDGET);
-            tokio::join!(end_processes(&workload, grace), timeout(grace + LAST_WORDS, last_words(main, running))).0;
+            let ended = wind_down(&workload, &services, grace);
+            tokio::join!(ended, timeout(grace + LAST_WORDS, last_words(main, running))).0;
             0
+        }
+        End::Lost(why) => {
+            tracing::error!("{why}");
+            wind_down(&workload, &services, budget::STOP_GUEST.saturating_sub(power::BUDGET)).await;
+            give_up(&session, why).await;
+            EXIT_SERVICE_LOST
         }
     })
 }
 
-fn debug_calls(session: Arc<Session>, endpoints: Endpoints) -> DebugCalls {
+fn debug_calls(session: Arc<Session>, endpoints: Endpoints, services: Arc<Services>) -> DebugCalls {
     Box::new(move |call| {
-        let (session, endpoints) = (session.clone(), endpoints.clone());
-        Box::pin(async move {
-            debug::call(session, endpoints, call).await.map_err(|error| (error.message, error.exit_code))
-        })
+        let answer = debug::call(session.clone(), endpoints.clone(), services.clone(), call);
+        Box::pin(async move { answer.await.map_err(|error| (error.message, error.exit_code)) })
     })
+}
+
+/// Level-triggered, as everything that goes with a Sync.
+fn tell_of_services(session: Arc<Session>, services: Arc<Services>) {
+    tokio::spawn(async move {
+        let mut changes = services.changes();
+        loop {
+            changes.mark_unchanged();
+            let note = services.note();
+            session.told.send_if_modified(|told| {
+                let news = told.note != note;
+                told.note = note;
+                news
+            });
+            sleep(TELL).await;
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The gateway is told why, and ends the machine; where it does not, the machine ends by itself.
+async fn give_up(session: &Session, why: String) {
+    session.told.send_modify(|told| told.fault = why);
+    let mut stop = session.stop.subscribe();
+    tokio::select! {
+        _ = stop.wait_for(Option::is_some) => {}
+        () = sleep(REPORT) => tracing::error!(within = ?REPORT, "nobody took the report that a critical service failed"),
+    }
+}
+
+/// The main process and what was executed beside it, then the services, then whatever is left.
+async fn wind_down(workload: &Workload, services: &Arc<Services>, grace: Duration) {
+    let deadline = Instant::now() + grace;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    if !services.is_empty() {
+        // Services may take as long as those who use them.
+        workload.stop_beside(&services.sessions(), grace / 2).await;
+        services.stop(left().saturating_sub(LAST_WORDS)).await;
+    }
+    end_processes(workload, left()).await;
 }
 
 /// The streams of a main process that is told to end are carried until it has ended: what it says while it cleans up
@@ -123,8 +185,13 @@ fn say_memory() {
     tracing::info!(resident = field("VmRSS:"), peak = field("VmHWM:"), "memory of the agent");
 }
 
-/// The main process, where there is one; the sandbox idles otherwise.
-async fn run_main(main: Option<Arc<MainProcess>>) -> i32 {
+/// The main process, where there is one; the sandbox idles otherwise. It starts when the services that it waits for
+/// are ready, and without them where they are late: a sandbox that one can look into is worth more than none.
+async fn run_main(main: Option<Arc<MainProcess>>, services: Arc<Services>) -> i32 {
+    if let Err(late) = services.settled(budget::SERVICES).await {
+        let late = late.join(", ");
+        tracing::error!(services = late, waited = ?budget::SERVICES, "the main process starts without services that are not ready");
+    }
     match main {
         Some(main) => main.run().await,
         None => std::future::pending().await,

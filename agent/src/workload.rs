@@ -20,14 +20,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proto::boot::{BootSpec, WorkloadUser};
+use rustix::process::{Pid, Signal as Sent};
 use tokio::time::timeout;
 
 use crate::sys::{image_file, processes};
-use passwd::User;
+use passwd::{PASSWD, User};
 use reaper::Reaper;
 use secrets::Secrets;
-
-const PASSWD: &str = "/etc/passwd";
 
 /// As whom, with what, and how programs are started.
 #[derive(Debug, Clone)]
@@ -84,10 +83,23 @@ impl Workload {
         ended
     }
 
+    /// Ends every program but those of the sessions in `spared`, which are to end after them.
+    pub async fn stop_beside(&self, spared: &[Pid], grace: Duration) {
+        for signal in [Sent::HUP, Sent::TERM, Sent::CONT] {
+            processes::signal_beside(spared, signal);
+        }
+        let _ = timeout(grace, self.ended_while(|| processes::alive_beside(spared))).await;
+        processes::signal_beside(spared, Sent::KILL);
+    }
+
     /// Whatever dies last is reaped here, because PID 1 inherits it.
     async fn all_ended(&self) {
+        self.ended_while(processes::programs_alive).await;
+    }
+
+    async fn ended_while(&self, alive: impl Fn() -> bool) {
         let mut reaped = self.reaper.reaped();
-        while processes::programs_alive() {
+        while alive() {
             if reaped.changed().await.is_err() {
                 return;
             }

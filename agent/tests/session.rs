@@ -65,6 +65,7 @@ impl Agent {
             main: None,
             needs_session: false,
             environment: Default::default(),
+            services: Vec::new(),
         };
         let workload = Workload::new(&spec, "/none".into(), directory.path().into(), Arc::new(Reaper::default()));
         let secrets = workload.secrets.clone();

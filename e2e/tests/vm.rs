@@ -32,6 +32,8 @@ mod relay;
 mod sdk;
 #[path = "vm/secrets.rs"]
 mod secrets;
+#[path = "vm/services.rs"]
+mod services;
 #[path = "vm/tokens.rs"]
 mod tokens;
 #[path = "vm/unprivileged.rs"]
@@ -59,6 +61,7 @@ fn main() {
         operator::trials(),
         outages::trials(),
         secrets::trials(),
+        services::trials(),
         sdk::trials(),
         unprivileged::trials(),
         hunt::trials(),

@@ -8,6 +8,7 @@ mod configuration;
 mod debug;
 pub mod exec;
 pub mod guard;
+mod guest_services;
 pub mod lifecycle;
 pub mod listeners;
 pub mod loopback;

@@ -28,6 +28,7 @@ mod list;
 mod name;
 mod progress;
 mod secret;
+mod services;
 mod signals;
 mod start;
 mod starter;
@@ -92,6 +93,8 @@ enum SandboxVerb {
     Start(start::Start),
     /// Delete sandboxes
     Delete(delete::Delete),
+    /// List the services that run in a sandbox
+    Services(services::Services),
     /// Have a sandbox's agent make a call with its own identity, to find a fault
     DebugRpc(debug_rpc::DebugRpc),
 }
@@ -160,6 +163,7 @@ impl SandboxVerb {
             Self::Stop(verb) => verb.run(gateway, console).await,
             Self::Start(verb) => verb.run(gateway, console).await,
             Self::Delete(verb) => verb.run(gateway, console).await,
+            Self::Services(verb) => verb.run(gateway, console).await,
             Self::DebugRpc(verb) => verb.run(gateway, console).await,
         }
     }

@@ -16,3 +16,6 @@ pub const TOKEN_ISSUER: &str = "openshell.token/issuer";
 pub const TOKEN_SEEN: &str = "openshell.token/seen-generation";
 /// Annotation: from the rename of the newest token to its first presentation, in milliseconds.
 pub const TOKEN_DELAY: &str = "openshell.token/last-delay-ms";
+/// Annotation that a user sets at create, with the service's name behind it: the text of the service's declaration, as
+/// a file of the image would have it ([`crate::service`]).
+pub const SERVICE: &str = "openshell.service/";

@@ -9,6 +9,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::service::Service;
+
 /// See the module.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BootSpec {
@@ -40,6 +42,9 @@ pub struct BootSpec {
     /// Added to the environment of the main process and of every exec.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// Services that were given at create; those of the image are read in the guest.
+    #[serde(default)]
+    pub services: Vec<Service>,
 }
 
 /// Under whose ids the workload runs.

@@ -73,6 +73,10 @@ pub const CA_MAX: usize = 64 * 1024;
 
 /// How long a main process waits for its secrets before it is given up.
 pub const SECRETS: Duration = Duration::from_secs(5 * 60);
+/// How long a main process waits for services that are not ready; then it starts without them.
+pub const SERVICES: Duration = Duration::from_secs(2 * 60);
+/// The longest word about its services that an agent sends with a Sync, in bytes.
+pub const SERVICES_NOTE_MAX: usize = 512;
 
 /// The longest token file that is read, in bytes.
 pub const TOKEN_FILE_MAX: usize = 8 * 1024;

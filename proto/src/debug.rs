@@ -28,6 +28,8 @@ pub enum DebugCall {
     ShowPrincipal,
     /// The claims of the token that it holds.
     ShowToken,
+    /// How the services of its guest are, which needs no identity.
+    ListServices,
 }
 
 impl DebugCall {
@@ -50,7 +52,9 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         let of_another = DebugCall::GetSandboxConfig { sandbox_id: Some("a\" b".into()) };
-        for call in [of_another, DebugCall::Refresh, DebugCall::ShowPrincipal, DebugCall::ShowToken] {
+        for call in
+            [of_another, DebugCall::Refresh, DebugCall::ShowPrincipal, DebugCall::ShowToken, DebugCall::ListServices]
+        {
             assert_eq!(DebugCall::decode(&call.encode()), Some(Ok(call)));
         }
         assert_eq!(DebugCall::decode("sftp"), None);

@@ -2,7 +2,7 @@
 //!
 //! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
 //! their frames that carry bytes ([`relay`]), the documents that are handed over as JSON ([`boot`], [`exec`],
-//! [`vmm`], [`debug`]), the console's file ([`console`]), the
+//! [`vmm`], [`debug`]), the services of a guest ([`service`]), the console's file ([`console`]), the
 //! places inside a guest ([`layout`]), the names of annotations ([`annotation`]), the numbers ([`budget`]) and the
 //! versions ([`version`]). Numbers that depend on each other are tied by assertions which fail the build.
 
@@ -18,6 +18,7 @@ pub mod exec;
 pub mod layout;
 pub mod relay;
 mod secretive;
+pub mod service;
 pub mod version;
 pub mod vmm;
 

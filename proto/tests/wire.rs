@@ -166,6 +166,7 @@ fn add_documents(lines: &mut Lines) {
         }),
         needs_session: true,
         environment: [("*".to_owned(), "a".to_owned())].into(),
+        services: vec![service()],
     };
     let exec = ExecCommand { argv: vec!["a".into()], workdir: Some("a".into()), login: true };
     for (name, document) in [("boot", serde_json::to_value(boot)), ("exec", serde_json::to_value(exec))] {
@@ -205,4 +206,10 @@ fn what_agents_depend_on_is_seen() {
         assert!(spoken.contains(line), "{line}");
     }
     assert!(!spoken.iter().any(|line| line.contains("message google.")), "messages of others are theirs");
+}
+
+/// With everything that a service may have.
+fn service() -> proto::service::Service {
+    let text = "command = [\"a\"]\nuser = \"a\"\nworkdir = \"/a\"\nrequires = [\"a\"]\nenvironment = { \"*\" = \"a\" }";
+    proto::service::parse("a.toml", text).expect("a declaration")
 }

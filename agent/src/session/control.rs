@@ -132,6 +132,7 @@ impl Live {
     async fn serve(mut self, session: &Arc<Session>, relays: &mpsc::Sender<RelayOrder>) -> Ended {
         session.tick.send_modify(|tick| *tick += 1);
         let mut main_exit = session.main_exit.subscribe();
+        let mut told = session.told.subscribe();
         let (wake, mut woken) = mpsc::channel(1);
         let chores = chores(session.clone(), self.client.clone(), &mut woken);
         tokio::pin!(chores);
@@ -161,6 +162,7 @@ impl Live {
                     }
                 }
                 Ok(()) = main_exit.changed() => { let _ = wake.try_send(()); }
+                Ok(()) = told.changed() => { let _ = wake.try_send(()); }
                 _ = &mut self.closed => break "the connection was closed".to_owned(),
             }
         };

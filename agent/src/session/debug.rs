@@ -9,7 +9,6 @@ use proto::budget;
 use proto::debug::{DebugCall, EXIT_FAILED, EXIT_REFUSED};
 use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, setting_value::Value as Setting};
 use proto::openshell::v1::RefreshSandboxTokenRequest;
-use proto::openshell::vm::v1::SyncRequest;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -18,6 +17,7 @@ use super::Session;
 use super::connection::{Client, Pings, open};
 use super::control::brief;
 use super::endpoint::{Endpoint, Endpoints};
+use crate::services::Services;
 
 /// Why a call gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,21 +42,33 @@ impl From<String> for DebugError {
 }
 
 /// Makes one call; the answer is JSON.
-pub async fn call(session: Arc<Session>, endpoints: Endpoints, call: DebugCall) -> Result<String, DebugError> {
-    let answer = timeout(2 * budget::UNARY, answer(&session, endpoints.current(), call)).await;
+pub async fn call(
+    session: Arc<Session>,
+    endpoints: Endpoints,
+    services: Arc<Services>,
+    call: DebugCall,
+) -> Result<String, DebugError> {
+    let answer = timeout(2 * budget::UNARY, answer(&session, endpoints.current(), &services, call)).await;
     let late = |_| DebugError::from(format!("no answer within {:?}", 2 * budget::UNARY));
     answer.map_err(late)?.map(|answer| format!("{answer:#}\n"))
 }
 
-async fn answer(session: &Arc<Session>, endpoint: &Endpoint, call: DebugCall) -> Result<Value, DebugError> {
-    if call == DebugCall::ShowToken {
-        return claims(session);
+async fn answer(
+    session: &Arc<Session>,
+    endpoint: &Endpoint,
+    services: &Services,
+    call: DebugCall,
+) -> Result<Value, DebugError> {
+    match call {
+        DebugCall::ShowToken => return claims(session),
+        DebugCall::ListServices => return Ok(json!(services.report())),
+        _ => {}
     }
     let (client, _closed) = open(endpoint, session, Pings::Never).await?;
     match call {
         DebugCall::GetSandboxConfig { sandbox_id } => configuration(client, sandbox_id.unwrap_or_default()).await,
         DebugCall::Refresh => refresh(client).await,
-        DebugCall::ShowPrincipal | DebugCall::ShowToken => principal(client, session).await,
+        DebugCall::ShowPrincipal | DebugCall::ShowToken | DebugCall::ListServices => principal(client, session).await,
     }
 }
 
@@ -93,7 +105,7 @@ async fn refresh(mut client: Client) -> Result<Value, DebugError> {
 
 /// A Sync that is answered shows that the gateway takes this agent for that sandbox.
 async fn principal(mut client: Client, session: &Session) -> Result<Value, DebugError> {
-    let request = SyncRequest { provider_env_revision: session.secrets.revision() };
+    let request = super::sync::request(session);
     let reply = client.vm.sync(request).await?.into_inner();
     Ok(json!({
         "principal": format!("sandbox {}", session.spec.sandbox_id),

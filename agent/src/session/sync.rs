@@ -9,7 +9,7 @@ use proto::openshell::vm::v1::{SyncReply, SyncRequest};
 use tonic::Status;
 
 use super::connection::Client;
-use super::{Session, Stop};
+use super::{Session, Stop, Told};
 use crate::sys::{clock, processes};
 
 /// A wall clock is stepped only for more than this, plus what the round trip leaves unsure.
@@ -30,7 +30,7 @@ pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<
 
 async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncReply, Status> {
     let (sent, generation) = (Instant::now(), session.tokens.generation());
-    let request = SyncRequest { provider_env_revision: session.secrets.revision() };
+    let request = request(session);
     let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(request))
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))?
@@ -52,6 +52,12 @@ async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncRe
         session.stop.send_if_modified(|known| known.is_none() && known.replace(stop).is_none());
     }
     Ok(reply)
+}
+
+/// What the agent tells of itself.
+pub(super) fn request(session: &Session) -> SyncRequest {
+    let Told { note, fault } = session.told.borrow().clone();
+    SyncRequest { provider_env_revision: session.secrets.revision(), services_note: note, fault }
 }
 
 fn step_clock(reply: &SyncReply, round_trip: Duration, booted: Duration) {

@@ -83,6 +83,28 @@ pub fn signal_everything(signal: nix::sys::signal::Signal) {
     }
 }
 
+/// Whether any program is alive outside of the sessions in `spared`.
+pub fn alive_beside(spared: &[Pid]) -> bool {
+    programs_beside(spared).next().is_some()
+}
+
+/// Signals every program outside of the sessions in `spared`. PID 1 alone may do that.
+pub fn signal_beside(spared: &[Pid], signal: Signal) {
+    if std::process::id() == 1 {
+        programs_beside(spared).for_each(|pid| {
+            let _ = kill_process(pid, signal);
+        });
+    }
+}
+
+fn programs_beside(spared: &[Pid]) -> impl Iterator<Item = Pid> {
+    let spared: Vec<i32> = spared.iter().map(|leader| leader.as_raw_nonzero().get()).collect();
+    let beside = move |(pid, stat): &(i32, Stat)| {
+        stat.is_program(*pid) && !spared.contains(&stat.session) && !spared.contains(pid)
+    };
+    processes().filter(beside).filter_map(|(pid, _)| Pid::from_raw(pid))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

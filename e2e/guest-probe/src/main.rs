@@ -15,6 +15,7 @@ use proto::version::{PROTOCOL, VERSION};
 mod beside;
 mod connections;
 mod image;
+mod notify;
 mod share;
 mod socket;
 
@@ -29,9 +30,15 @@ fn main() -> ExitCode {
         // In the place of the agent it has to look like one to the gateway.
         Some("--version") => println!("openshell-agent {VERSION} (protocol {PROTOCOL})"),
         Some("vsock") => socket::attempt(),
+        Some("notify") => {
+            if let Err(error) = notify::say(std::env::args().nth(2).unwrap_or_default().as_bytes()) {
+                eprintln!("guest-probe: failed to notify: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
         Some(beside::VERB) => beside::obey(),
         _ => {
-            eprintln!("usage: guest-probe vsock");
+            eprintln!("usage: guest-probe vsock | notify MESSAGE");
             return ExitCode::from(64);
         }
     }

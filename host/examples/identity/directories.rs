@@ -121,6 +121,7 @@ fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         main: None,
         needs_session: false,
         environment: [].into(),
+        services: Vec::new(),
     }
 }
 

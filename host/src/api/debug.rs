@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::services::Api;
+use crate::sandbox::task::Handle;
 use crate::session::exec::{Exec, Output, Program, start};
 use crate::status;
 
@@ -29,10 +30,15 @@ impl Api {
             Call::ShowPrincipal(_) => DebugCall::ShowPrincipal,
             Call::ShowToken(_) => DebugCall::ShowToken,
         };
+        self.ask_agent(&handle, call, who).await
+    }
+
+    /// Asks the agent of a sandbox itself.
+    pub(super) async fn ask_agent(&self, handle: &Handle, call: DebugCall, who: &str) -> Result<DebugRpcReply, Status> {
         tracing::info!(sandbox = %handle.id, ?call, who, "audit: debug call");
         let host_key = self.host_keys.public(handle.id).map_err(Status::internal)?;
         let exec = Exec { program: Program::Debug(call), environment: Default::default(), terminal: None };
-        let running = start(&self.supervisors, &handle, host_key, &exec).await?;
+        let running = start(&self.supervisors, handle, host_key, &exec).await?;
         let (output, outputs) = mpsc::channel(4);
         let (_no_input, input) = mpsc::channel(1);
         // The sender ends with the call: that is how the collector learns of one that broke.

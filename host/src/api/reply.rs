@@ -82,6 +82,7 @@ impl Api {
             });
             conditions.extend(self.token_condition(view));
             conditions.extend(self.secrets_condition(view));
+            conditions.extend(self.services_condition(view));
         }
         conditions.extend(self.trouble_condition(view));
         conditions
@@ -129,6 +130,21 @@ impl Api {
             status: truth(reason == "Fetched"),
             reason: reason.into(),
             message,
+            transition_time: None,
+        })
+    }
+
+    /// Whether the services of the guest are as they should be. The image's are not known here until one is not.
+    fn services_condition(&self, view: &View) -> Option<SandboxCondition> {
+        let note = self.supervisors.sessions.of(view.record.id).map(|session| session.services_note())?;
+        if view.record.spec.services.is_empty() && note.is_empty() {
+            return None;
+        }
+        Some(SandboxCondition {
+            r#type: "ServicesReady".into(),
+            status: truth(note.is_empty()),
+            reason: if note.is_empty() { "AllReady" } else { "NotReady" }.into(),
+            message: note,
             transition_time: None,
         })
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, GetSandboxConfigResponse};
 use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
-use proto::openshell::v1::*;
+use proto::openshell::v1::{ServiceStatus, *};
 use proto::openshell::vm::v1::operator_server::{Operator, OperatorServer};
 use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
 use proto::openshell::vm::v1::*;
@@ -121,6 +121,7 @@ impl Api {
     fn sync_reply(&self, handle: &Handle, request: &SyncRequest) -> SyncReply {
         if let Some(session) = self.supervisors.sessions.of(handle.id) {
             session.holds_secrets(request.provider_env_revision);
+            session.notes_services(&request.services_note);
         }
         let view = handle.view();
         let stopping = view.phase() == Phase::Stopping;
@@ -303,6 +304,14 @@ impl Operator for Api {
         Api::debug_rpc(self, request.into_inner(), &who).await.map(Response::new)
     }
 
+    async fn list_services(
+        &self,
+        request: Request<ListServicesRequest>,
+    ) -> Result<Response<ListServicesReply>, Status> {
+        let who = who(&request);
+        Api::list_services(self, &request.get_ref().sandbox, &who).await.map(Response::new)
+    }
+
     async fn set_secret(&self, request: Request<SetSecretRequest>) -> Result<Response<SetSecretReply>, Status> {
         let who = who(&request);
         Api::set_secret(self, request.into_inner(), &who).map(Response::new)
@@ -324,6 +333,7 @@ impl Operator for Api {
 impl Vm for Api {
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncReply>, Status> {
         let handle = self.caller(&request)?;
+        self.heed_fault(&handle, &request.get_ref().fault).await;
         Ok(Response::new(self.sync_reply(&handle, request.get_ref())))
     }
 }

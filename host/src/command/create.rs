@@ -1,6 +1,7 @@
 //! `openshell sandbox create`
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -20,6 +21,7 @@ use super::delete;
 use super::exit::ExitCode;
 use super::failure::CommandError;
 use super::name;
+use super::services;
 use super::signals::Signals;
 use super::stream::{self, Ended};
 use super::view;
@@ -55,6 +57,9 @@ pub(crate) struct Create {
     /// Provider whose secrets the workload gets (see `openshell secret`); may be repeated
     #[arg(long = "provider", value_name = "PROVIDER")]
     providers: Vec<String>,
+    /// File that declares a service, which has the file's name (see docs/services.md); may be repeated
+    #[arg(long = "service", value_name = "FILE.toml")]
+    services: Vec<PathBuf>,
     /// How long to wait until the sandbox is ready
     #[arg(long, value_parser = duration, default_value = "10m")]
     timeout: Duration,
@@ -65,13 +70,15 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) async fn run(&self, gateway: &Gateway, console: &mut Console) -> Result<u8, CommandError> {
+        let annotations = services::declared(&self.services)?;
         let mut signals = console.signals()?;
         let mut client = tokio::select! {
             client = gateway.client(console) => client?,
             signal = signals.next() => return Ok(signal.code()),
         };
         // A signal is looked at after the answer: what was created has to be known to be deleted.
-        let sandbox = self.create(&mut client, self.request(console)).await?;
+        let request = CreateSandboxRequest { annotations, ..self.request(console) };
+        let sandbox = self.create(&mut client, request).await?;
         let ObjectMeta { name, id, .. } = sandbox.metadata.clone().unwrap_or_default();
         let used = self.use_it(&mut client, console, &mut signals, &name, &sandbox).await;
         if !self.no_keep {

@@ -66,6 +66,8 @@ pub enum Event {
     DirectoryLost,
     /// The agent of this boot is one that the gateway cannot speak with.
     AgentRefused,
+    /// The agent of this boot gives the sandbox up: a service that it cannot be without has failed.
+    GivenUp,
 }
 
 /// What to do about it, in this order.
@@ -171,9 +173,15 @@ pub fn decide(now: &Machine, event: Event) -> Result<(Machine, Vec<Action>), Ref
         Event::AgentRefused if now.phase.is_booting() => {
             Ok((now.rests(Phase::Error), vec![Action::Kill, Action::Withdraw]))
         }
-        Event::SessionUp { .. } | Event::SessionLost { .. } | Event::DirectoryLost | Event::AgentRefused => {
-            Err(Refusal::Late)
+        // The next boot would start the same services.
+        Event::GivenUp if now.phase.is_booting() || now.phase == Phase::Ready => {
+            Ok((now.rests(Phase::Error), vec![Action::Kill, Action::Withdraw]))
         }
+        Event::SessionUp { .. }
+        | Event::SessionLost { .. }
+        | Event::DirectoryLost
+        | Event::AgentRefused
+        | Event::GivenUp => Err(Refusal::Late),
     }
 }
 
@@ -296,10 +304,11 @@ mod tests {
             Just(Event::TimeUp),
             Just(Event::DirectoryLost),
             Just(Event::AgentRefused),
+            Just(Event::GivenUp),
         ]
     }
 
-    const EVENTS: [Event; 12] = [
+    const EVENTS: [Event; 13] = [
         Event::Start,
         Event::Stop,
         Event::Delete,
@@ -312,6 +321,7 @@ mod tests {
         Event::TimeUp,
         Event::DirectoryLost,
         Event::AgentRefused,
+        Event::GivenUp,
     ];
 
     /// Every machine that can be reached, by exhaustive search.
@@ -399,6 +409,19 @@ mod tests {
                 Err(refusal) => assert!(!machine.phase.is_booting() && refusal == Refusal::Late, "{machine:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_sandbox_that_its_agent_gives_up_is_not_booted_again() {
+        for machine in reachable() {
+            let Ok((next, actions)) = decide(&machine, Event::GivenUp) else { continue };
+            assert_eq!((next.phase, next.boot), (Phase::Error, machine.boot), "{machine:?}");
+            assert_eq!(actions, [Action::Kill, Action::Withdraw]);
+        }
+        let ready = Machine { phase: Phase::Ready, connected: true, ..Machine::created() };
+        assert!(decide(&ready, Event::GivenUp).is_ok());
+        let stopping = Machine { phase: Phase::Stopping, ..ready };
+        assert_eq!(decide(&stopping, Event::GivenUp), Err(Refusal::Late));
     }
 
     #[test]

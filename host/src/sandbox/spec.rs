@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use prost_types::{Struct, value::Kind};
 use proto::budget::{BOOT_SPEC_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, VARIABLE_NAME_MAX, VARIABLE_VALUE_MAX};
 use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
+use proto::service::Service;
+use proto::{annotation, service};
 use serde::{Deserialize, Serialize};
 
 use crate::quantity;
@@ -30,6 +32,9 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     /// The user's own.
     pub annotations: BTreeMap<String, String>,
+    /// Services that were given with the request, from its annotations.
+    #[serde(default)]
+    pub services: Vec<Service>,
     /// Whose secrets the workload gets.
     #[serde(default)]
     pub providers: Vec<String>,
@@ -98,11 +103,13 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, In
     }
     few("labels", &request.labels).map_err(Invalid::of("labels"))?;
     few("annotations", &request.annotations).map_err(Invalid::of("annotations"))?;
+    let services = services(&request.annotations).map_err(Invalid::of("annotations"))?;
     // JSON may need more bytes than the text has.
-    let in_boot_spec = serde_json::to_vec(&(&variables, &spec.command)).map_or(usize::MAX, |json| json.len());
+    let in_boot_spec =
+        serde_json::to_vec(&(&variables, &spec.command, &services)).map_or(usize::MAX, |json| json.len());
     if in_boot_spec > BOOT_SPEC_MAX - BOOT_SPEC_REST {
         return Err(Invalid::of("spec.environment")(format!(
-            "environment and command: {in_boot_spec} bytes as JSON; at most {} fit into a boot spec",
+            "environment, command and services: {in_boot_spec} bytes as JSON; at most {} fit into a boot spec",
             BOOT_SPEC_MAX - BOOT_SPEC_REST
         )));
     }
@@ -116,6 +123,7 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, In
         environment: variables,
         labels: request.labels.clone().into_iter().collect(),
         annotations: request.annotations.clone().into_iter().collect(),
+        services,
         request_id: request.request_id.clone(),
         providers: providers(&spec.providers).map_err(Invalid::of("spec.providers"))?,
     })
@@ -145,6 +153,24 @@ fn few(what: &str, map: &HashMap<String, String>) -> Result<(), String> {
         return Err(format!("{what}: at most {LABELS_MAX} with {LABELS_BYTES_MAX} bytes in all"));
     }
     Ok(())
+}
+
+/// One for each annotation that declares one, by name.
+fn services(annotations: &HashMap<String, String>) -> Result<Vec<Service>, String> {
+    let (mut services, mut mistakes) = (vec![], vec![]);
+    for (key, text) in annotations {
+        let Some(name) = key.strip_prefix(annotation::SERVICE) else { continue };
+        match service::parse(&format!("{name}{}", service::EXTENSION), text) {
+            Ok(service) => services.push(service),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    services.sort_by(|one, other| one.name.cmp(&other.name));
+    if mistakes.is_empty() {
+        mistakes = service::order(&services, service::Scope::WithoutImage).err().unwrap_or_default();
+    }
+    mistakes.sort_by(|one, other| one.file.cmp(&other.file));
+    if mistakes.is_empty() { Ok(services) } else { Err(service::listed(&mistakes)) }
 }
 
 /// Each once, in their order.
@@ -308,6 +334,32 @@ mod tests {
         let request = CreateSandboxRequest { name: "dev".into(), spec: Some(spec), ..Default::default() };
         let error = check(&request, &bounds()).unwrap_err();
         assert!(error.field == "spec.environment" && error.message.contains("fit into a boot spec"), "{error}");
+    }
+
+    #[test]
+    fn services_come_by_annotations_and_are_refused_with_file_and_line() {
+        let with = |declared: &[(&str, &str)]| {
+            let key = |name: &str| format!("{}{name}", annotation::SERVICE);
+            let mut request = request(None, None);
+            request.annotations = declared.iter().map(|(name, text)| (key(name), (*text).to_owned())).collect();
+            request.annotations.insert("my/own".to_owned(), "no service".to_owned());
+            check(&request, &bounds()).map_err(|invalid| (invalid.field, invalid.message))
+        };
+        let plain = "command = [\"a\"]\n";
+        let needs = |on: &str| format!("{plain}requires = [\"{on}\"]");
+        let spec = with(&[("web", &needs("db")), ("db", plain), ("app", &needs("image:net"))]).unwrap();
+        let names: Vec<&str> = spec.services.iter().map(|service| service.name.as_str()).collect();
+        assert_eq!(names, ["app", "db", "web"]);
+        for (declared, words) in [
+            (vec![("web", needs("db"))], "web.toml:2: there is no service `db`"),
+            (vec![("a", needs("b")), ("b", needs("a"))], "a.toml:2: services wait for each other"),
+            (vec![("b", "command = 1".to_owned()), ("a", needs(""))], "b.toml:1: "),
+            (vec![("No Name", plain.to_owned())], "cannot be named"),
+        ] {
+            let declared: Vec<_> = declared.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            let (field, message) = with(&declared).unwrap_err();
+            assert!(field == "annotations" && message.contains(words), "{message}");
+        }
     }
 
     #[test]

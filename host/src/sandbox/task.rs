@@ -71,6 +71,9 @@ impl Times {
     }
 }
 
+/// Reason of a sandbox that its agent gave up.
+const SERVICE_FAILED: &str = "ServiceFailed";
+
 /// How a task begins.
 pub enum Beginning {
     /// Just created: launch its first boot.
@@ -243,6 +246,9 @@ impl Owner {
                 record.note = self.evidence(event);
                 if event == Event::AgentRefused {
                     record.reason = DriverReason::Agent.name();
+                }
+                if event == Event::GivenUp {
+                    record.reason = SERVICE_FAILED.into();
                 }
             }
             (Phase::Ready, phase) if phase.is_booting() => {

@@ -68,5 +68,6 @@ pub fn boot_spec(
         main,
         needs_session: !record.spec.providers.is_empty(),
         environment: record.spec.environment.clone(),
+        services: record.spec.services.clone(),
     }
 }

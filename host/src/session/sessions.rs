@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use proto::budget::SERVICES_NOTE_MAX;
 use proto::openshell::v1::gateway_message::Payload;
 use proto::openshell::v1::{GatewayHeartbeat, GatewayMessage};
 use tokio::sync::{Notify, mpsc};
@@ -20,6 +21,8 @@ pub struct Session {
     pub epoch: u64,
     /// Of the secrets that the agent said to hold.
     secrets: Arc<AtomicU64>,
+    /// Services that are not as they should be, in the agent's words.
+    services_note: Arc<Mutex<String>>,
     outbound: mpsc::Sender<GatewayMessage>,
     superseded: Arc<Notify>,
 }
@@ -45,7 +48,15 @@ impl Session {
     /// A session that speaks through `outbound`.
     pub fn new(instance_id: String, epoch: u64, outbound: mpsc::Sender<GatewayMessage>) -> Self {
         let session_id = Uuid::new_v4();
-        Self { session_id, instance_id, epoch, secrets: Arc::default(), outbound, superseded: Arc::default() }
+        Self {
+            session_id,
+            instance_id,
+            epoch,
+            secrets: Arc::default(),
+            services_note: Arc::default(),
+            outbound,
+            superseded: Arc::default(),
+        }
     }
 
     /// Sends a message; waits while the agent reads slowly.
@@ -71,6 +82,20 @@ impl Session {
     /// The agent says what it holds.
     pub fn holds_secrets(&self, revision: u64) {
         self.secrets.store(revision, Ordering::Relaxed);
+    }
+
+    /// Services that are not as they should be; empty where all are.
+    pub fn services_note(&self) -> String {
+        self.services_note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The agent says how they are.
+    pub fn notes_services(&self, note: &str) {
+        let note = &note[..note.floor_char_boundary(SERVICES_NOTE_MAX)];
+        let mut known = self.services_note.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != note {
+            *known = note.to_owned();
+        }
     }
 
     /// Ends when a newer session took this one's place.

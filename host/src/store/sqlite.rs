@@ -194,6 +194,7 @@ mod tests {
                 labels: Default::default(),
                 annotations: Default::default(),
                 request_id: String::new(),
+                services: vec![],
                 providers: vec![],
             },
             created_ms: 1,

@@ -86,7 +86,10 @@ impl Agent {
     /// With secrets of this revision.
     pub(crate) async fn sync_holding(&self, provider_env_revision: u64) -> Result<SyncReply, Status> {
         let mut client = VmClient::new(self.channel.clone());
-        client.sync(self.request(SyncRequest { provider_env_revision })).await.map(tonic::Response::into_inner)
+        client
+            .sync(self.request(SyncRequest { provider_env_revision, ..Default::default() }))
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     /// Opens a session stream with `first` as its first message; nothing where that is `None`.

@@ -24,6 +24,7 @@ pub(in crate::rotation) fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         main: None,
         needs_session: false,
         environment: Default::default(),
+        services: Vec::new(),
     }
 }
 

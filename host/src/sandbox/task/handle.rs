@@ -112,6 +112,14 @@ impl Handle {
         self.send(Event::AgentRefused, Some(instance.to_string()), Some(why)).await
     }
 
+    /// The agent of one boot gives the sandbox up; `why` is for people.
+    ///
+    /// # Errors
+    /// [`AskError::Late`] where `instance` is not the current boot, or is on its way out already.
+    pub async fn given_up(&self, instance: &str, why: String) -> Result<Arc<View>, AskError> {
+        self.send(Event::GivenUp, Some(instance.to_string()), Some(why)).await
+    }
+
     async fn send(&self, event: Event, instance: Option<String>, why: Option<String>) -> Result<Arc<View>, AskError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Ask { event, instance, why, reply }).await.map_err(|_| AskError::Gone)?;

@@ -1,0 +1,262 @@
+//! The task of one service. Each turn looks at where the service stands and makes the one step that follows; a task
+//! that is started anew does the same, and a program that runs is not started a second time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::budget;
+use proto::service::{Readiness, ServiceState};
+use tokio::net::unix::pipe;
+use tokio::time::sleep_until;
+
+use super::notify::{NotifySocket, Word};
+use super::unit::{EXIT_NOT_STARTED, Run, Unit};
+use super::{Services, probe};
+use crate::workload::output::Output;
+use crate::workload::process::Process;
+use crate::workload::reaper::{Exit, exited};
+use crate::workload::ring::Stream;
+
+/// The step that is next.
+enum Step {
+    Wait,
+    Start,
+    Watch(Run),
+    Pause(Instant),
+    Rest,
+}
+
+/// How what a service depends on is.
+enum Dependencies {
+    Met,
+    Open(String),
+    Lost(String),
+}
+
+impl Services {
+    /// Keeps one service running. Ends only with its task.
+    pub(super) async fn keep(self: Arc<Self>, index: usize) {
+        let unit = &self.units[index];
+        loop {
+            match self.step(unit) {
+                Step::Wait => self.wait(unit).await,
+                Step::Start => self.start_run(index).await,
+                Step::Watch(run) => self.watch(index, run).await,
+                Step::Pause(until) => {
+                    sleep_until(until.into()).await;
+                    let mut slot = unit.slot();
+                    if slot.state == ServiceState::Backoff {
+                        slot.restarts += 1;
+                        slot.enter(ServiceState::Starting, "");
+                    }
+                }
+                Step::Rest => return std::future::pending().await,
+            }
+        }
+    }
+
+    fn step(&self, unit: &Unit) -> Step {
+        let slot = unit.slot();
+        // Whoever stops them moves them from then on.
+        if self.is_stopping() {
+            return Step::Rest;
+        }
+        match (slot.state, &slot.run) {
+            (ServiceState::Waiting, _) => Step::Wait,
+            (ServiceState::Starting | ServiceState::Ready, Some(run)) => Step::Watch(run.clone()),
+            (ServiceState::Starting | ServiceState::Ready, None) => Step::Start,
+            (ServiceState::Backoff, _) => Step::Pause(slot.next_run.unwrap_or_else(Instant::now)),
+            _ => Step::Rest,
+        }
+    }
+
+    async fn wait(&self, unit: &Unit) {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            let dependencies = match &unit.workload {
+                Ok(_) => self.dependencies(unit),
+                Err(no_user) => Dependencies::Lost(no_user.clone()),
+            };
+            if self.is_stopping() {
+                return;
+            }
+            match dependencies {
+                Dependencies::Met => return unit.slot().enter(ServiceState::Starting, ""),
+                Dependencies::Lost(why) => return self.fail(unit, why),
+                Dependencies::Open(what) => unit.slot().message = what,
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn dependencies(&self, unit: &Unit) -> Dependencies {
+        let mut open = vec![];
+        for (index, required) in &unit.on {
+            let other = &self.units[*index];
+            match other.state() {
+                ServiceState::Failed if *required => {
+                    return Dependencies::Lost(format!("requires `{}`, which failed", other.spec.name));
+                }
+                ServiceState::Failed => {}
+                _ if other.is_ready() => {}
+                _ => open.push(format!("`{}`", other.spec.name)),
+            }
+        }
+        match open.is_empty() {
+            true => Dependencies::Met,
+            false => Dependencies::Open(format!("waits for {}", open.join(", "))),
+        }
+    }
+
+    fn fail(&self, unit: &Unit, why: String) {
+        tracing::error!(service = unit.spec.name, "a service failed: {why}");
+        unit.slot().enter(ServiceState::Failed, why);
+        self.touch();
+    }
+
+    async fn start_run(self: &Arc<Self>, index: usize) {
+        let unit = &self.units[index];
+        let Ok(workload) = &unit.workload else { return };
+        if let Err(late) = workload.secrets.arrived(budget::SECRETS).await {
+            return self.fail(unit, late);
+        }
+        let started = self.begin(unit);
+        match started {
+            Ok(Some((run, out, err))) => {
+                tokio::spawn(self.clone().carry(index, Stream::Out, out, run.exit.clone()));
+                if let Some(err) = err {
+                    tokio::spawn(self.clone().carry(index, Stream::Err, err, run.exit));
+                }
+            }
+            Ok(None) => return,
+            Err(why) => self.over(unit, EXIT_NOT_STARTED, Some(why)),
+        }
+        self.touch();
+    }
+
+    /// Starts the program, unless all are to stop: under the slot's lock, so that whoever stops finds it.
+    #[allow(clippy::type_complexity, reason = "a run and its two streams, for the one caller")]
+    fn begin(&self, unit: &Unit) -> Result<Option<(Run, pipe::Receiver, Option<pipe::Receiver>)>, String> {
+        let workload = unit.workload.as_ref().map_err(Clone::clone)?;
+        let notify = match unit.spec.ready {
+            Readiness::Notify => {
+                let socket = NotifySocket::bind(&self.run_directory, &unit.spec.name, workload.ids().uid);
+                Some(Arc::new(socket.map_err(|error| format!("failed to make its notify socket: {error}"))?))
+            }
+            _ => None,
+        };
+        let environment = unit.environment(notify.as_ref().map(|socket| socket.path()));
+        let mut slot = unit.slot();
+        if self.is_stopping() {
+            return Ok(None);
+        }
+        let process = Process::start(workload, &unit.command(), &environment, None)?;
+        let run = Run { pid: process.pid, exit: process.exit, began: Instant::now(), notify };
+        slot.run = Some(run.clone());
+        tracing::info!(service = unit.spec.name, pid = run.pid.as_raw_nonzero(), "service started");
+        if unit.spec.ready == Readiness::Started {
+            slot.ready = true;
+            slot.enter(ServiceState::Ready, "");
+        }
+        Ok(Some((run, process.stdout, process.stderr)))
+    }
+
+    /// Output, until it ends: always read, so that no service waits for anybody who reads it.
+    async fn carry(self: Arc<Self>, index: usize, stream: Stream, from: pipe::Receiver, exit: Exit) {
+        let mut output = Output::new(from, exit);
+        while let Some(bytes) = output.next().await {
+            // A fault of whoever keeps the log must not close the pipe of a service.
+            let said = catch_unwind(AssertUnwindSafe(|| self.say(&self.units[index], stream, &bytes)));
+            drop(said);
+        }
+    }
+
+    /// From a running program to its end, or to the end of the time that it has to become ready.
+    async fn watch(self: &Arc<Self>, index: usize, run: Run) {
+        let unit = &self.units[index];
+        let mut exit = run.exit.clone();
+        let deadline = run.began + unit.spec.start_timeout;
+        let mut probe = pin!(probe::succeeds(self.clone(), index));
+        loop {
+            let waits = !unit.slot().ready;
+            let probes = waits && matches!(unit.spec.ready, Readiness::Command(_));
+            tokio::select! {
+                code = exited(&mut exit) => return self.over(unit, code, None),
+                word = next_word(&run) => self.heard(unit, word),
+                () = &mut probe, if probes => self.ready(unit),
+                () = sleep_until(deadline.into()), if waits => {
+                    unit.end(&run, unit.spec.stop_timeout).await;
+                    let code = exit.borrow().unwrap_or(EXIT_NOT_STARTED);
+                    let why = format!("was not ready within {:?}", unit.spec.start_timeout);
+                    return self.over(unit, code, Some(why));
+                }
+                () = self.stopped() => return,
+            }
+        }
+    }
+
+    async fn stopped(&self) {
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
+    fn heard(&self, unit: &Unit, word: Word) {
+        if word.ready {
+            self.ready(unit);
+        }
+        if let Some(status) = word.status {
+            // Not a change that anybody waits for.
+            unit.slot().message = status;
+        }
+    }
+
+    fn ready(&self, unit: &Unit) {
+        let mut slot = unit.slot();
+        if slot.state != ServiceState::Starting || slot.run.is_none() {
+            return;
+        }
+        slot.ready = true;
+        slot.enter(ServiceState::Ready, "");
+        drop(slot);
+        tracing::info!(service = unit.spec.name, "service is ready");
+        self.touch();
+    }
+
+    /// A run has ended.
+    fn over(&self, unit: &Unit, code: i32, why: Option<String>) {
+        let mut slot = unit.slot();
+        if self.is_stopping() {
+            return;
+        }
+        let leader = slot.run.as_ref().map(|run| run.pid);
+        slot.ended(&unit.spec.ready, code, why);
+        let (state, message) = (slot.state, slot.message.clone());
+        drop(slot);
+        // What it left behind would be in the way of the next run. A oneshot may leave something on purpose.
+        if let Some(leader) = leader.filter(|_| state != ServiceState::Done) {
+            crate::sys::processes::signal_session(leader, rustix::process::Signal::KILL);
+        }
+        let name = &unit.spec.name;
+        match state {
+            ServiceState::Failed => tracing::error!(service = name, "a service failed: {message}{}", unit.last_words()),
+            ServiceState::Done => tracing::info!(service = name, "service is done"),
+            _ => tracing::warn!(service = name, "a service {message}"),
+        }
+        self.touch();
+        if !message.is_empty() {
+            self.say(unit, Stream::Err, format!("openshell-agent: {name}: {message}\n").as_bytes());
+        }
+    }
+}
+
+/// What the service says on its socket; nothing, for ever, where it has none.
+async fn next_word(run: &Run) -> Word {
+    match &run.notify {
+        Some(socket) => socket.next().await,
+        None => std::future::pending().await,
+    }
+}
