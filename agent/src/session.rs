@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 
 use proto::boot::BootSpec;
 use proto::openshell::v1::{RelayOpen, SupervisorMessage};
+use proto::openshell::vm::v1::SyncRequest;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
 use crate::token::holder::{Found, RefreshError, Tokens};
+use crate::workload::main_process::Runs;
 use crate::workload::secrets::Secrets;
 
 pub mod backoff;
@@ -77,6 +79,8 @@ pub struct Session {
     pub stop: watch::Sender<Option<Stop>>,
     /// The exit code to report, once there is one.
     pub main_exit: watch::Sender<Option<i32>>,
+    /// The runs of the main process, where there is one.
+    pub main_runs: Option<watch::Sender<Runs>>,
     /// Whether the gateway has taken that report.
     pub reported: watch::Sender<bool>,
     /// The highest generation that the gateway has accepted.
@@ -97,10 +101,30 @@ impl Session {
             tick: watch::Sender::new(0),
             stop: watch::Sender::new(None),
             main_exit: watch::Sender::new(None),
+            main_runs: None,
             reported: watch::Sender::new(false),
             presented: AtomicU64::new(0),
             secrets,
             token_fault: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// What a Sync tells the gateway.
+    fn sync_request(&self) -> SyncRequest {
+        SyncRequest {
+            provider_env_revision: self.secrets.revision(),
+            main_process: self.main_runs.as_ref().map(|runs| runs.borrow().message()),
+        }
+    }
+
+    /// Resolves with the next change of the main process's runs.
+    async fn runs_changed(runs: &mut Option<watch::Receiver<Runs>>) {
+        let changed = match runs {
+            Some(runs) => runs.changed().await.is_ok(),
+            None => false,
+        };
+        if !changed {
+            std::future::pending().await
         }
     }
 

@@ -25,7 +25,7 @@ use crate::ssh::{DebugCalls, Server};
 use crate::token::holder::Tokens;
 use crate::workload::Workload;
 use crate::workload::launch::SELF;
-use crate::workload::main_process::MainProcess;
+use crate::workload::main_process::{Finished, MainProcess};
 use crate::workload::reaper::Reaper;
 
 /// Relay orders between the two connections.
@@ -48,7 +48,7 @@ const RESTART: Duration = Duration::from_secs(1);
 const CONTROL_STACK: usize = 512 * 1024;
 
 enum End {
-    Main(i32),
+    Main(Finished),
     Stop(Stop),
 }
 
@@ -60,7 +60,9 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
     let workload = Arc::new(Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone()));
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
     let tokens = Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id);
-    let session = Arc::new(Session::new(spec.clone(), tokens, workload.secrets.clone()));
+    let runs = main.as_ref().map(|main| main.runs());
+    let session = Session::new(spec.clone(), tokens, workload.secrets.clone());
+    let session = Arc::new(Session { main_runs: runs, ..session });
     let debug = debug_calls(session.clone(), endpoint.clone());
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, workload.clone(), main.clone(), Some(debug))?);
 
@@ -71,23 +73,27 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
 
     let mut running = pin!(run_main(main.clone()));
     let end = tokio::select! {
-        code = &mut running => End::Main(code),
+        finished = &mut running => End::Main(finished),
         stop = stop_order(session.clone()) => End::Stop(stop),
         stop = signalled() => End::Stop(stop),
     };
     say_memory();
     Ok(match end {
-        End::Main(code) => {
-            tracing::info!(code, "main process ended");
+        End::Main(finished) => {
+            tracing::info!(code = finished.code, crash_loop = finished.crash_loop, "main process ended");
             if let Some(main) = main {
                 let _ = timeout(DETACH, main.detached()).await;
             }
-            report(&session, code).await;
+            report(&session, finished.code).await;
             end_processes(&workload, LEFTOVERS).await;
-            u8::try_from(code.clamp(0, 255)).unwrap_or(u8::MAX)
+            say_last_words(finished);
+            u8::try_from(finished.code.clamp(0, 255)).unwrap_or(u8::MAX)
         }
         End::Stop(stop) => {
             tracing::info!(grace = ?stop.grace, "stopping: {}", stop.reason);
+            if let Some(main) = &main {
+                main.start_no_more();
+            }
             let grace = stop.grace.saturating_sub(POWER_OFF);
             tokio::join!(end_processes(&workload, grace), timeout(grace + LAST_WORDS, last_words(main, running))).0;
             0
@@ -106,9 +112,9 @@ fn debug_calls(session: Arc<Session>, endpoint: Endpoint) -> DebugCalls {
 
 /// The streams of a main process that is told to end are carried until it has ended: what it says while it cleans up
 /// is heard by those attached, and its exit code. One that waits for its first attachment is not started any more.
-async fn last_words(main: Option<Arc<MainProcess>>, running: impl Future<Output = i32>) {
+async fn last_words(main: Option<Arc<MainProcess>>, running: impl Future<Output = Finished>) {
     if let Some(main) = main.filter(|main| main.has_started()) {
-        let code = running.await;
+        let code = running.await.code;
         tracing::info!(code, "main process ended");
         let _ = timeout(FAREWELL, main.detached()).await;
     }
@@ -121,8 +127,14 @@ fn say_memory() {
     tracing::info!(resident = field("VmRSS:"), peak = field("VmHWM:"), "memory of the agent");
 }
 
+/// For a gateway that was away for longer than the report was tried.
+#[allow(clippy::print_stdout, reason = "the console is standard output")]
+fn say_last_words(finished: Finished) {
+    println!("{}", finished.last_words().encode());
+}
+
 /// The main process, where there is one; the sandbox idles otherwise.
-async fn run_main(main: Option<Arc<MainProcess>>) -> i32 {
+async fn run_main(main: Option<Arc<MainProcess>>) -> Finished {
     match main {
         Some(main) => main.run().await,
         None => std::future::pending().await,

@@ -54,6 +54,8 @@ impl Agent {
             main: None,
             needs_session: false,
             environment: Default::default(),
+            workdir: None,
+            image_main: Default::default(),
         };
         let workload = Workload::new(&spec, "/none".into(), directory.path().into(), Arc::new(Reaper::default()));
         let secrets = workload.secrets.clone();

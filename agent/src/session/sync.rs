@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proto::budget;
-use proto::openshell::vm::v1::{SyncReply, SyncRequest};
+use proto::openshell::vm::v1::SyncReply;
 use tonic::Status;
 
 use super::connection::Client;
@@ -30,7 +30,7 @@ pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<
 
 async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncReply, Status> {
     let (sent, generation) = (Instant::now(), session.tokens.generation());
-    let request = SyncRequest { provider_env_revision: session.secrets.revision() };
+    let request = session.sync_request();
     let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(request))
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))?

@@ -120,6 +120,8 @@ fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         main: None,
         needs_session: false,
         environment: [].into(),
+        workdir: None,
+        image_main: Default::default(),
     }
 }
 

@@ -23,6 +23,8 @@ pub(in crate::rotation) fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         main: None,
         needs_session: false,
         environment: Default::default(),
+        workdir: None,
+        image_main: Default::default(),
     }
 }
 
