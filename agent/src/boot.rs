@@ -5,6 +5,7 @@
 //! not fail any more.
 
 mod identity;
+mod image;
 mod mounts;
 mod network;
 mod root;
@@ -116,6 +117,11 @@ static STEPS: &[Step] = &[
         act: "read the boot spec",
         because: "the guest pulls it; it works without a gateway",
         run: identity::read_spec,
+    },
+    Step {
+        act: "read the image's configuration",
+        because: "the sandbox's own spec wins, and so comes first; what is wrong is said before anything is started",
+        run: image::configure,
     },
     Step {
         act: "set the clock",

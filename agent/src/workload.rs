@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod environment;
+pub mod image;
 pub mod launch;
 pub mod main_process;
 pub mod output;
@@ -26,7 +27,8 @@ use passwd::User;
 use reaper::Reaper;
 use secrets::Secrets;
 
-const PASSWD: &str = "/etc/passwd";
+/// Where an image names its users.
+pub const PASSWD: &str = "/etc/passwd";
 
 /// As whom, with what, and how programs are started.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Workload {
     pub user: User,
     /// From the boot spec.
     pub environment: BTreeMap<String, String>,
+    /// Where programs start that say nothing themselves; the user's home where this says nothing either.
+    pub workdir: Option<String>,
     /// From the gateway.
     pub secrets: Arc<Secrets>,
     /// The agent's own binary: every program is started through its `launch`.
@@ -54,7 +58,15 @@ impl Workload {
         });
         let user = User::find(&String::from_utf8_lossy(&passwd), spec.user);
         let secrets = Arc::new(Secrets::new(spec.needs_session));
-        Self { user, environment: spec.environment.clone(), secrets, agent, identity, reaper }
+        Self {
+            user,
+            environment: spec.environment.clone(),
+            workdir: spec.workdir.clone(),
+            secrets,
+            agent,
+            identity,
+            reaper,
+        }
     }
 
     /// The ids.

@@ -18,6 +18,8 @@ mod identity;
 mod isolation;
 #[path = "vm/lifecycle.rs"]
 mod lifecycle;
+#[path = "vm/main.rs"]
+mod main_process;
 #[path = "vm/operator.rs"]
 mod operator;
 #[path = "vm/outages.rs"]
@@ -53,6 +55,7 @@ fn main() {
         tokens::trials(),
         identity::trials(),
         operator::trials(),
+        main_process::trials(),
         outages::trials(),
         secrets::trials(),
         sdk::trials(),

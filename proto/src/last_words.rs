@@ -37,7 +37,8 @@ mod tests {
     fn they_are_found_among_the_kernels_lines() {
         let said = LastWords { exit_code: 42, crash_loop: 0 };
         let last = LastWords { exit_code: 1, crash_loop: 8 };
-        let console = format!("booted\n{}\n[ 1.5] {}\r\n[ 2.0] reboot: Restarting system\n", said.encode(), last.encode());
+        let console =
+            format!("booted\n{}\n[ 1.5] {}\r\n[ 2.0] reboot: Restarting system\n", said.encode(), last.encode());
         assert_eq!(LastWords::find(&console), Some(last));
         assert_eq!(LastWords::find("openshell-agent: last words {\"exit_code\":\n"), None);
         assert_eq!(LastWords::find("reboot: Restarting system"), None);

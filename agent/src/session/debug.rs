@@ -9,7 +9,6 @@ use proto::budget;
 use proto::debug::{DebugCall, EXIT_FAILED, EXIT_REFUSED};
 use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, setting_value::Value as Setting};
 use proto::openshell::v1::RefreshSandboxTokenRequest;
-use proto::openshell::vm::v1::SyncRequest;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tonic::{Code, Status};

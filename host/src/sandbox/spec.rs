@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use prost_types::{Struct, value::Kind};
+use proto::boot::RestartPolicy;
 use proto::budget::{BOOT_SPEC_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, VARIABLE_NAME_MAX, VARIABLE_VALUE_MAX};
-use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
+use proto::openshell::v1::{CreateSandboxRequest, SandboxRestartPolicy, SandboxSpec, SandboxTemplate};
 use serde::{Deserialize, Serialize};
 
 use crate::quantity;
@@ -22,6 +23,9 @@ pub struct Spec {
     pub command: Vec<String>,
     /// Main process on a terminal.
     pub tty: bool,
+    /// Whether the main process is started again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
     /// Main process waits for somebody to attach.
     pub await_attachment: bool,
     /// Added to the environment of main process and execs.
@@ -112,6 +116,7 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, In
         memory_mib: memory(template, bounds).map_err(Invalid::of("spec.template.resources"))?,
         command: spec.command.clone(),
         tty: spec.tty,
+        restart: restart(spec.restart_policy).map_err(Invalid::of("spec.restart_policy"))?,
         await_attachment: request.await_main_process_attachment && !spec.command.is_empty(),
         environment: variables,
         labels: request.labels.clone().into_iter().collect(),
@@ -145,6 +150,15 @@ fn few(what: &str, map: &HashMap<String, String>) -> Result<(), String> {
         return Err(format!("{what}: at most {LABELS_MAX} with {LABELS_BYTES_MAX} bytes in all"));
     }
     Ok(())
+}
+
+fn restart(policy: i32) -> Result<RestartPolicy, String> {
+    match SandboxRestartPolicy::try_from(policy) {
+        Ok(SandboxRestartPolicy::Unspecified | SandboxRestartPolicy::Never) => Ok(RestartPolicy::Never),
+        Ok(SandboxRestartPolicy::OnFailure) => Ok(RestartPolicy::OnFailure),
+        Ok(SandboxRestartPolicy::Always) => Ok(RestartPolicy::Always),
+        Err(_) => Err(format!("restart_policy: {policy} is none; write 1 (never), 2 (on failure) or 3 (always)")),
+    }
 }
 
 /// Each once, in their order.
