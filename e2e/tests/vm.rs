@@ -18,7 +18,7 @@ mod identity;
 mod isolation;
 #[path = "vm/lifecycle.rs"]
 mod lifecycle;
-#[path = "vm/main.rs"]
+#[path = "vm/main_process.rs"]
 mod main_process;
 #[path = "vm/operator.rs"]
 mod operator;

@@ -20,8 +20,6 @@ use bytes::Bytes;
 use proto::boot::MainProcess as Spec;
 use proto::budget::{self, MAIN_OUTPUT_RING};
 use rustix::process::{Pid, Signal};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -34,16 +32,18 @@ use super::restart::{Next, Restarts};
 use super::ring::{Ring, Stream};
 use crate::sys::{clock, processes};
 
+mod attachment;
+mod feeder;
 mod lease;
 mod runs;
 
+pub use attachment::{Attachment, Seen, Typist};
+use feeder::Feeder;
 use lease::Lease;
 pub use runs::{Finished, Runs};
 
 /// Pieces of input that wait for the process to read.
 const INPUT: usize = 4;
-/// End of file, typed on a terminal.
-const VEOF: &[u8] = &[4];
 /// What shells say of a program that could not be started.
 const EXIT_NOT_STARTED: i32 = 126;
 /// What a run has left behind may hold a port or a lock that the next one needs: it gets this long after TERM. Not more
@@ -129,11 +129,11 @@ impl MainProcess {
             let attached = |_: &u64| !self.lock_output().readers.is_empty();
             let _ = self.progress.subscribe().wait_for(attached).await;
         }
-        let mut feeder = Feeder { inbox: lock(&self.inbox).take(), over: false, tty: self.spec.tty };
+        let mut feeder = Feeder::new(lock(&self.inbox).take(), self.spec.tty);
         let mut restarts = Restarts::new(self.spec.restart);
         let finished = loop {
             let began = Instant::now();
-            let code = self.run_once(&mut feeder).await;
+            let (code, leader) = self.run_once(&mut feeder).await;
             self.runs.send_modify(|runs| runs.last_code = Some(code));
             let next = if *self.ending.borrow() { Next::Ended } else { restarts.ended(code, began.elapsed()) };
             match next {
@@ -141,7 +141,7 @@ impl MainProcess {
                 Next::CrashLoop { runs } => break Finished { code, crash_loop: runs },
                 Next::Restart(delay) => {
                     tracing::info!(code, ?delay, "main process ended; it is started again after a delay");
-                    if !self.rest(delay).await {
+                    if !self.rest(delay, leader).await {
                         break Finished { code, crash_loop: 0 };
                     }
                 }
@@ -152,8 +152,8 @@ impl MainProcess {
         finished
     }
 
-    /// One run, to its exit code.
-    async fn run_once(&self, feeder: &mut Feeder) -> i32 {
+    /// One run, to its exit code; and who led its session.
+    async fn run_once(&self, feeder: &mut Feeder) -> (i32, Option<Pid>) {
         let secrets = self.workload.secrets.arrived(budget::SECRETS).await;
         match secrets.and_then(|()| self.start()) {
             Ok(process) => {
@@ -161,28 +161,29 @@ impl MainProcess {
                 let code = self.carry(process, feeder).await;
                 lock(&self.terminal).open = None;
                 self.state.send_replace(State::Resting);
-                processes::signal_session(pid, Signal::TERM);
-                if *self.ending.borrow() || !processes::session_alive(pid) {
-                    return code;
-                }
-                sleep(LEFT_BEHIND).await;
-                processes::signal_session(pid, Signal::KILL);
-                code
+                (code, Some(pid))
             }
             Err(message) => {
                 tracing::error!("{message}");
                 self.write(Stream::Err, format!("openshell-agent: {message}\n").as_bytes());
-                EXIT_NOT_STARTED
+                (EXIT_NOT_STARTED, None)
             }
         }
     }
 
     /// The time between two runs. False where no other run is wanted any more.
-    async fn rest(&self, delay: Duration) -> bool {
+    async fn rest(&self, delay: Duration, leader: Option<Pid>) -> bool {
         self.runs.send_modify(|runs| runs.next = Some(clock::wall() + delay));
+        let cleared = async {
+            if let Some(leader) = leader.filter(|leader| processes::session_alive(*leader)) {
+                processes::signal_session(leader, Signal::TERM);
+                sleep(LEFT_BEHIND).await;
+                processes::signal_session(leader, Signal::KILL);
+            }
+        };
         let mut ending = self.ending.subscribe();
         tokio::select! {
-            () = sleep(delay) => true,
+            _ = async { tokio::join!(sleep(delay), cleared) } => true,
             _ = ending.wait_for(|ending| *ending) => false,
         }
     }
@@ -298,130 +299,4 @@ impl MainProcess {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Carries input to one run after the other.
-struct Feeder {
-    inbox: Option<mpsc::Receiver<Input>>,
-    /// Whoever typed last has said that nothing more comes: the next run finds the end of its input, too.
-    over: bool,
-    tty: bool,
-}
-
-impl Feeder {
-    /// Input, until it is over; then nothing more, for ever.
-    async fn feed(&mut self, stdin: pipe::Sender) {
-        let mut stdin = Some(stdin).filter(|_| !self.over);
-        while let Some(inbox) = &mut self.inbox {
-            let Some(input) = inbox.recv().await else { break };
-            self.over = matches!(input, Input::End) && !self.tty;
-            let Some(open) = stdin.as_mut() else { continue };
-            let bytes = match input {
-                Input::Data(bytes) => bytes,
-                Input::End if self.tty => Bytes::from_static(VEOF),
-                Input::End => Bytes::new(),
-            };
-            if open.write_all(&bytes).await.is_err() || self.over {
-                stdin = None;
-            }
-        }
-        std::future::pending().await
-    }
-}
-
-/// One who watches.
-#[derive(Debug)]
-pub struct Attachment {
-    main: Arc<MainProcess>,
-    reader: u64,
-    written: watch::Receiver<u64>,
-    state: watch::Receiver<State>,
-}
-
-/// What there is to see.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// Output.
-    Output(Stream, Bytes),
-    /// It has ended, and all of its output was seen.
-    Ended(i32),
-}
-
-impl Attachment {
-    /// The next thing; call it again only after the last one was passed on.
-    pub async fn next(&mut self) -> Seen {
-        loop {
-            // Before the look, so that what comes between look and wait is not missed.
-            self.written.mark_unchanged();
-            let state = *self.state.borrow_and_update();
-            if let Some((stream, bytes)) = self.take() {
-                return Seen::Output(stream, bytes);
-            }
-            if let State::Ended(code) = state {
-                return Seen::Ended(code);
-            }
-            tokio::select! {
-                _ = self.written.changed() => {}
-                _ = self.state.changed() => {}
-            }
-        }
-    }
-
-    /// The right to type that this one may have.
-    pub fn typist(&self) -> Typist {
-        Typist { main: self.main.clone(), reader: self.reader }
-    }
-
-    fn take(&self) -> Option<(Stream, Bytes)> {
-        let mut output = self.main.lock_output();
-        let position = *output.readers.get(&self.reader)?;
-        let (stream, bytes, next) = output.ring.read(position)?;
-        output.readers.insert(self.reader, next);
-        drop(output);
-        self.main.progress.send_modify(|count| *count += 1);
-        Some((stream, bytes))
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        self.main.lock_output().readers.remove(&self.reader);
-        self.main.lease.leave(self.reader);
-        self.main.progress.send_modify(|count| *count += 1);
-    }
-}
-
-/// One attachment, as far as it types.
-#[derive(Debug, Clone)]
-pub struct Typist {
-    main: Arc<MainProcess>,
-    reader: u64,
-}
-
-impl Typist {
-    /// Whether it may type: it has the input, or gets it now because nobody has.
-    pub fn may_type(&self) -> bool {
-        self.main.lease.claim(self.reader)
-    }
-
-    /// Whether it has the input.
-    pub fn has_input(&self) -> bool {
-        self.main.lease.is_held_by(self.reader)
-    }
-
-    /// Resolves when this one has it.
-    pub async fn got_input(&self) {
-        self.main.lease.got(self.reader).await;
-    }
-
-    /// Resolves when somebody took the input from this one, which has it.
-    pub async fn lost_input(&self) {
-        self.main.lease.lost(self.reader).await;
-    }
-
-    /// Types, once there is room.
-    pub async fn send(&self, input: Input) {
-        // The receiving end lives as long as the main process's runs; after them nobody misses it.
-        let _ = self.main.input.send(input).await;
-    }
 }

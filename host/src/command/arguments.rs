@@ -36,6 +36,11 @@ pub(crate) struct Tty {
 }
 
 impl Tty {
+    /// Whether it was asked for.
+    pub(crate) fn asked(&self) -> bool {
+        self.tty
+    }
+
     pub(crate) fn wanted(&self, terminals: Terminals) -> bool {
         self.tty || (!self.no_tty && terminals.stdin && terminals.stdout)
     }

@@ -134,7 +134,8 @@ impl Create {
         let spec = SandboxSpec {
             environment: self.env.to_map(),
             template: Some(template),
-            tty: !self.command.is_empty() && self.tty.wanted(console.terminals),
+            // Nobody attaches to a command of the image's own.
+            tty: if self.command.is_empty() { self.tty.asked() } else { self.tty.wanted(console.terminals) },
             command: self.command.clone(),
             providers: self.providers.clone(),
             restart_policy: SandboxRestartPolicy::from(self.restart).into(),

@@ -162,8 +162,7 @@ impl Owner {
                 Next::Command(Some(Command::Configure(update, reply))) => drop(reply.send(self.configure(update))),
                 Next::Command(Some(Command::MainRuns { instance, runs, reply })) => {
                     self.main_runs(&instance, runs);
-                    // The agent may have left.
-                    drop(reply.send(()));
+                    let _agent_left = reply.send(());
                 }
                 Next::Command(None) => return,
                 Next::Gone(exit) => self.compute_gone(exit).await,

@@ -62,7 +62,7 @@ async fn restarts_in_a_boot_are_shown_and_counted() {
         last_exit_code: Some(7),
         crash_loop: 0,
     };
-    tell(&agent, waiting.clone()).await;
+    tell(&agent, waiting).await;
     let view = mine.view();
     tell(&agent, waiting).await;
     assert_eq!(mine.view(), view, "the same again changes nothing");
@@ -107,7 +107,7 @@ async fn a_crash_loop_is_an_error_with_its_remedy_and_a_start_begins_anew() {
 async fn only_one_end_of_one_boot_counts() {
     let stage = Stage::up().await;
     let mine = with_policy(&stage, SandboxRestartPolicy::Never).await;
-    let mut agent = Agent::of(&stage, &mine).await;
+    let agent = Agent::of(&stage, &mine).await;
     let _session = agent.session(1).await;
     reaches(&mine, Phase::Ready).await;
     let former = agent.instance_id.clone();

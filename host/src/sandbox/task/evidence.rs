@@ -48,7 +48,7 @@ impl Owner {
     }
 }
 
-/// For programs: [`crash_loop`] is for people.
+/// Reason of the condition, for programs.
 pub(super) const CRASH_LOOP: &str = "CrashLoop";
 
 /// Why a sandbox whose main process was given up is in `Error`.
