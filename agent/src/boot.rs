@@ -6,6 +6,7 @@
 
 mod identity;
 mod kernel;
+mod image;
 mod mounts;
 mod network;
 mod root;
@@ -139,6 +140,11 @@ static STEPS: &[Step] = &[
         act: "read the services",
         because: "one that cannot be understood, or waits for itself, is found before anything runs",
         run: services::read,
+    },
+    Step {
+        act: "read the image's configuration",
+        because: "the sandbox's own spec wins, and so comes first; what is wrong is said before anything is started",
+        run: image::configure,
     },
     Step {
         act: "set the clock",

@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 
 use proto::boot::BootSpec;
 use proto::openshell::v1::{RelayOpen, SupervisorMessage};
+use proto::openshell::vm::v1::SyncRequest;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
 use demand::Demand;
 
 use crate::token::holder::{Found, RefreshError, Tokens};
+use crate::workload::main_process::Runs;
 use crate::workload::secrets::Secrets;
 
 pub mod backoff;
@@ -92,6 +94,8 @@ pub struct Session {
     pub stop: watch::Sender<Option<Stop>>,
     /// The exit code to report, once there is one.
     pub main_exit: watch::Sender<Option<i32>>,
+    /// The runs of the main process, where there is one.
+    pub main_runs: Option<watch::Sender<Runs>>,
     /// Whether the gateway has taken that report.
     pub reported: watch::Sender<bool>,
     /// The highest generation that the gateway has accepted.
@@ -115,11 +119,34 @@ impl Session {
             demand: Demand::default(),
             stop: watch::Sender::new(None),
             main_exit: watch::Sender::new(None),
+            main_runs: None,
             reported: watch::Sender::new(false),
             presented: AtomicU64::new(0),
             secrets,
             told: watch::Sender::default(),
             token_fault: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// What a Sync tells the gateway.
+    fn sync_request(&self) -> SyncRequest {
+        let Told { note, fault } = self.told.borrow().clone();
+        SyncRequest {
+            provider_env_revision: self.secrets.revision(),
+            services_note: note,
+            fault,
+            main_process: self.main_runs.as_ref().map(|runs| runs.borrow().message()),
+        }
+    }
+
+    /// Resolves with the next change of the main process's runs.
+    async fn runs_changed(runs: &mut Option<watch::Receiver<Runs>>) {
+        let changed = match runs {
+            Some(runs) => runs.changed().await.is_ok(),
+            None => false,
+        };
+        if !changed {
+            std::future::pending().await
         }
     }
 

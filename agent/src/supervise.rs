@@ -29,7 +29,7 @@ use crate::sys::cgroup;
 use crate::token::holder::Tokens;
 use crate::workload::Workload;
 use crate::workload::launch::SELF;
-use crate::workload::main_process::MainProcess;
+use crate::workload::main_process::{Finished, MainProcess};
 use crate::workload::reaper::Reaper;
 
 /// Relay orders between the two connections.
@@ -54,7 +54,7 @@ const RESTART: Duration = Duration::from_secs(1);
 const CONTROL_STACK: usize = 512 * 1024;
 
 enum End {
-    Main(i32),
+    Main(Finished),
     Stop(Stop),
     /// A critical service failed.
     Lost(String),
@@ -70,7 +70,9 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
     let workload = Arc::new(workload.within(cgroup::MAIN));
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
     let tokens = Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id);
-    let session = Arc::new(Session::new(spec.clone(), tokens, workload.secrets.clone()));
+    let runs = main.as_ref().map(|main| main.runs());
+    let session = Session::new(spec.clone(), tokens, workload.secrets.clone());
+    let session = Arc::new(Session { main_runs: runs, ..session });
     // Kept by each service itself, its end; a log of all of them would be another sink.
     let sink: Sink = Arc::new(|_, _, _| {});
     let services = Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), sink);
@@ -86,25 +88,29 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
 
     let mut running = pin!(run_main(main.clone(), services.clone()));
     let end = tokio::select! {
-        code = &mut running => End::Main(code),
+        finished = &mut running => End::Main(finished),
         stop = stop_order(session.clone()) => End::Stop(stop),
         stop = signalled() => End::Stop(stop),
         why = services.lost() => End::Lost(why),
     };
     say_memory();
     Ok(match end {
-        End::Main(code) => {
-            tracing::info!(code, "main process ended");
+        End::Main(finished) => {
+            tracing::info!(code = finished.code, crash_loop = finished.crash_loop, "main process ended");
             if let Some(main) = main {
                 let _ = timeout(DETACH, main.detached()).await;
             }
-            report(&session, code).await;
+            report(&session, finished.code).await;
             services.stop(SERVICES).await;
             end_processes(&workload, LEFTOVERS).await;
-            u8::try_from(code.clamp(0, 255)).unwrap_or(u8::MAX)
+            say_last_words(finished);
+            u8::try_from(finished.code.clamp(0, 255)).unwrap_or(u8::MAX)
         }
         End::Stop(stop) => {
             tracing::info!(grace = ?stop.grace, "stopping: {}", stop.reason);
+            if let Some(main) = &main {
+                main.start_no_more();
+            }
             let grace = stop.grace.saturating_sub(power::BUDGET);
             let ended = wind_down(&workload, &services, grace);
             tokio::join!(ended, timeout(grace + LAST_WORDS, last_words(main, running))).0;
@@ -170,9 +176,9 @@ async fn wind_down(workload: &Workload, services: &Arc<Services>, grace: Duratio
 
 /// The streams of a main process that is told to end are carried until it has ended: what it says while it cleans up
 /// is heard by those attached, and its exit code. One that waits for its first attachment is not started any more.
-async fn last_words(main: Option<Arc<MainProcess>>, running: impl Future<Output = i32>) {
+async fn last_words(main: Option<Arc<MainProcess>>, running: impl Future<Output = Finished>) {
     if let Some(main) = main.filter(|main| main.has_started()) {
-        let code = running.await;
+        let code = running.await.code;
         tracing::info!(code, "main process ended");
         let _ = timeout(FAREWELL, main.detached()).await;
     }
@@ -185,9 +191,15 @@ fn say_memory() {
     tracing::info!(resident = field("VmRSS:"), peak = field("VmHWM:"), "memory of the agent");
 }
 
+/// For a gateway that was away for longer than the report was tried.
+#[allow(clippy::print_stdout, reason = "the console is standard output")]
+fn say_last_words(finished: Finished) {
+    println!("{}", finished.last_words().encode());
+}
+
 /// The main process, where there is one; the sandbox idles otherwise. It starts when the services that it waits for
 /// are ready, and without them where they are late: a sandbox that one can look into is worth more than none.
-async fn run_main(main: Option<Arc<MainProcess>>, services: Arc<Services>) -> i32 {
+async fn run_main(main: Option<Arc<MainProcess>>, services: Arc<Services>) -> Finished {
     if let Err(late) = services.settled(budget::SERVICES).await {
         let late = late.join(", ");
         tracing::error!(services = late, waited = ?budget::SERVICES, "the main process starts without services that are not ready");

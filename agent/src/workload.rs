@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod environment;
+pub mod image;
 pub mod launch;
 pub mod locale;
 pub mod main_process;
@@ -35,6 +36,8 @@ pub struct Workload {
     pub user: User,
     /// From the image's locale and time zone, and from the boot spec, which wins.
     pub environment: BTreeMap<String, String>,
+    /// Where programs start that say nothing themselves; the user's home where this says nothing either.
+    pub workdir: Option<String>,
     /// From the gateway.
     pub secrets: Arc<Secrets>,
     /// The agent's own binary: every program is started through its `launch`.
@@ -58,7 +61,8 @@ impl Workload {
         let secrets = Arc::new(Secrets::new(spec.needs_session));
         let mut environment = locale::of_image(Path::new("/"));
         environment.extend(spec.environment.clone());
-        Self { user, environment, secrets, agent, identity, cgroup: None, reaper }
+        let workdir = spec.workdir.clone();
+        Self { user, environment, workdir, secrets, agent, identity, cgroup: None, reaper }
     }
 
     /// The same, started in this control group.

@@ -66,6 +66,8 @@ impl Agent {
             needs_session: false,
             environment: Default::default(),
             services: Vec::new(),
+            workdir: None,
+            image_main: Default::default(),
         };
         let workload = Workload::new(&spec, "/none".into(), directory.path().into(), Arc::new(Reaper::default()));
         let secrets = workload.secrets.clone();

@@ -7,6 +7,8 @@
 
 #[path = "ssh/fixture.rs"]
 mod fixture;
+#[path = "ssh/main_process.rs"]
+mod main_process;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,7 +213,7 @@ fn the_main_process_waits_for_its_watcher_and_loses_nothing() {
         let expected: String = (1..=450_000).map(|n| format!("{n}\n")).collect();
         assert!(outcome.stdout == expected.as_bytes(), "{} bytes of {}", outcome.stdout.len(), expected.len());
         assert_eq!((outcome.error().as_str(), outcome.code), ("err\n", Some(4)));
-        assert_eq!(running.await.unwrap(), 4);
+        assert_eq!(running.await.unwrap().code, 4);
         // Whoever comes later sees the end of it, and the code.
         let again = client.attach(b"").await;
         assert!(expected.as_bytes().ends_with(&again.stdout) && again.stdout.len() > 512 * 1024);
@@ -241,7 +243,7 @@ fn the_main_process_outlives_the_connection_of_its_watcher() {
             main.detached().await;
             let outcome = Client::connect_to(server).await.attach(b"two\n").await;
             assert!(outcome.text().contains("got two"), "tty {tty}: {:?}", outcome.text());
-            assert_eq!((outcome.code, running.await.unwrap()), (Some(0), 0), "tty {tty}");
+            assert_eq!((outcome.code, running.await.unwrap().code), (Some(0), 0), "tty {tty}");
         });
     }
 }
@@ -252,7 +254,7 @@ fn the_main_process_runs_on_a_terminal_unwatched() {
     fixture.run(async |fixture| {
         let (server, main) = fixture.with_main(&["sh", "-c", "tty -s && echo terminal; exit 9"], true, false);
         let running = tokio::spawn(async move { main.run().await });
-        assert_eq!(running.await.unwrap(), 9);
+        assert_eq!(running.await.unwrap().code, 9);
         let outcome = Client::connect_to(server).await.attach(b"").await;
         assert_eq!((outcome.text().as_str(), outcome.code), ("terminal\r\n", Some(9)));
     });

@@ -7,5 +7,6 @@ pub mod api;
 pub mod gateway;
 pub mod processes;
 pub mod programs;
+pub mod pty;
 pub mod wait;
 pub mod world;

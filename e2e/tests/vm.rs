@@ -22,6 +22,8 @@ mod isolation;
 mod lifecycle;
 #[path = "vm/load.rs"]
 mod load;
+#[path = "vm/main_process.rs"]
+mod main_process;
 #[path = "vm/operator.rs"]
 mod operator;
 #[path = "vm/outages.rs"]
@@ -59,6 +61,7 @@ fn main() {
         tokens::trials(),
         identity::trials(),
         operator::trials(),
+        main_process::trials(),
         outages::trials(),
         secrets::trials(),
         services::trials(),

@@ -5,6 +5,7 @@
 
 mod caller;
 mod configuration;
+mod console;
 mod debug;
 pub mod exec;
 pub mod guard;

@@ -21,9 +21,11 @@ mod console;
 mod create;
 mod debug_rpc;
 mod delete;
+mod detach;
 mod exec;
 mod gateway;
 mod get;
+mod guest_console;
 mod list;
 mod name;
 mod progress;
@@ -36,6 +38,7 @@ mod stop;
 mod stream;
 mod terminal;
 mod token;
+mod wait;
 mod watch;
 
 pub use exit::ExitCode;
@@ -87,6 +90,10 @@ enum SandboxVerb {
     Exec(exec::Exec),
     /// Attach to the main process of a sandbox
     Attach(attach::Attach),
+    /// Wait for the end of a sandbox; ends with the exit code of its main process
+    Wait(wait::WaitForEnd),
+    /// Print what a sandbox has said on its console, while it boots and after its end
+    Console(guest_console::GuestConsole),
     /// Stop a sandbox
     Stop(stop::Stop),
     /// Start a stopped sandbox
@@ -160,6 +167,8 @@ impl SandboxVerb {
             Self::Get(verb) => verb.run(gateway, console).await,
             Self::Exec(verb) => verb.run(gateway, console).await,
             Self::Attach(verb) => verb.run(gateway, console).await,
+            Self::Wait(verb) => verb.run(gateway, console).await,
+            Self::Console(verb) => verb.run(gateway, console).await,
             Self::Stop(verb) => verb.run(gateway, console).await,
             Self::Start(verb) => verb.run(gateway, console).await,
             Self::Delete(verb) => verb.run(gateway, console).await,

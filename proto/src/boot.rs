@@ -45,6 +45,22 @@ pub struct BootSpec {
     /// Services that were given at create; those of the image are read in the guest.
     #[serde(default)]
     pub services: Vec<Service>,
+    /// Where main process and execs start; the user's home where nothing is said.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// How the image's own command is run, where there is no `main` and the image has one.
+    #[serde(default)]
+    pub image_main: ImageMain,
+}
+
+/// See [`BootSpec::image_main`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageMain {
+    /// On a terminal, or on pipes.
+    pub tty: bool,
+    /// Whether it is started again when it has ended.
+    pub restart: RestartPolicy,
 }
 
 /// Under whose ids the workload runs.

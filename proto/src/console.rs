@@ -45,6 +45,24 @@ pub fn unroll(file: &[u8]) -> Vec<u8> {
     [oldest, newest].concat()
 }
 
+/// How many bytes were ever written to the ring of this file; nothing if it is no ring.
+pub fn total(file: &[u8]) -> Option<u64> {
+    let (magic, total) = file.get(..HEADER)?.split_at(8);
+    (magic == MAGIC).then(|| u64::from_le_bytes(total.try_into().unwrap_or_default()))
+}
+
+/// What was written after byte number `from`, as far as the ring still has it. A ring that is shorter than that is
+/// another boot's, and comes from its beginning.
+pub fn since(file: &[u8], from: u64) -> Vec<u8> {
+    let mut bytes = unroll(file);
+    let total = total(file).unwrap_or_default();
+    if let Some(new) = total.checked_sub(from) {
+        let new = usize::try_from(new).unwrap_or(usize::MAX);
+        bytes.drain(..bytes.len().saturating_sub(new));
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +95,21 @@ mod tests {
             }
             assert_eq!(unroll(&file), all[all.len() - CONSOLE_RING..], "chunks of {chunk}");
         }
+    }
+
+    #[test]
+    fn what_is_new_is_told_from_what_was_read() {
+        let (mut file, mut count) = (Vec::new(), 0);
+        write(&mut file, &mut count, b"hello ");
+        assert_eq!((total(&file), since(&file, 0)), (Some(6), b"hello ".to_vec()));
+        write(&mut file, &mut count, b"world");
+        assert_eq!(since(&file, 6), b"world");
+        assert_eq!(since(&file, 11), b"");
+        // Of another boot, which has not said as much yet.
+        assert_eq!(since(&file, 12), b"hello world");
+        write(&mut file, &mut count, &vec![b'x'; CONSOLE_RING]);
+        assert_eq!(since(&file, 6).len(), CONSOLE_RING, "what is left of it");
+        assert_eq!((total(b"no ring"), since(b"no ring", 0)), (None, vec![]));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub const TOKEN_FILE: &str = "sandbox.jwt";
 pub const CA_FILE: &str = "ca.crt";
 /// The boot spec, in the identity directory.
 pub const BOOT_SPEC_FILE: &str = "boot.json";
+/// What an image says about the programs that are to run in it (docs/images.md).
+pub const IMAGE_CONFIG: &str = "/etc/openshell/image.toml";
 /// Where the agent stands in a sandbox; images leave the directory empty.
 pub const AGENT: &str = "/opt/openshell/bin/openshell-agent";
 
@@ -59,6 +61,8 @@ pub const RESERVED_ENVIRONMENT: &str = "OPENSHELL_";
 
 /// SSH subsystem of the agent that attaches to the main process.
 pub const ATTACH_SUBSYSTEM: &str = "openshell-attach";
+/// The same, taking the input of the main process from whoever has it.
+pub const ATTACH_TAKING_INPUT_SUBSYSTEM: &str = "openshell-attach take-input";
 /// SSH subsystem of the agent that makes a call of [`crate::debug::DebugCall`].
 pub const DEBUG_SUBSYSTEM: &str = "openshell-debug";
 /// SSH user name under which the gateway comes; the agent runs what it asks as the sandbox's user.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
-use proto::boot::{BootSpec, DEFAULT_USER, MainProcess, RestartPolicy};
+use proto::boot::{BootSpec, DEFAULT_USER, ImageMain, MainProcess, RestartPolicy};
 use proto::exec::ExecCommand;
 use proto::layout;
 use proto::version::{AGENT_BUILD_KEY, AGENT_ENDPOINT_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
@@ -167,6 +167,8 @@ fn add_documents(lines: &mut Lines) {
         needs_session: true,
         environment: [("*".to_owned(), "a".to_owned())].into(),
         services: vec![service()],
+        workdir: Some("/a".into()),
+        image_main: ImageMain { tty: true, restart: RestartPolicy::Always },
     };
     let exec = ExecCommand { argv: vec!["a".into()], workdir: Some("a".into()), login: true };
     for (name, document) in [("boot", serde_json::to_value(boot)), ("exec", serde_json::to_value(exec))] {

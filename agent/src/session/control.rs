@@ -133,6 +133,7 @@ impl Live {
         session.tick.send_modify(|tick| *tick += 1);
         let mut main_exit = session.main_exit.subscribe();
         let mut told = session.told.subscribe();
+        let mut runs = session.main_runs.as_ref().map(|runs| runs.subscribe());
         let (wake, mut woken) = mpsc::channel(1);
         let chores = chores(session.clone(), self.client.clone(), &mut woken);
         tokio::pin!(chores);
@@ -163,6 +164,8 @@ impl Live {
                 }
                 Ok(()) = main_exit.changed() => { let _ = wake.try_send(()); }
                 Ok(()) = told.changed() => { let _ = wake.try_send(()); }
+                // Not more often than the delays of restarts let it.
+                () = Session::runs_changed(&mut runs) => { let _ = wake.try_send(()); }
                 _ = &mut self.closed => break "the connection was closed".to_owned(),
             }
         };

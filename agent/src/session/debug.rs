@@ -105,7 +105,7 @@ async fn refresh(mut client: Client) -> Result<Value, DebugError> {
 
 /// A Sync that is answered shows that the gateway takes this agent for that sandbox.
 async fn principal(mut client: Client, session: &Session) -> Result<Value, DebugError> {
-    let request = super::sync::request(session);
+    let request = session.sync_request();
     let reply = client.vm.sync(request).await?.into_inner();
     Ok(json!({
         "principal": format!("sandbox {}", session.spec.sandbox_id),

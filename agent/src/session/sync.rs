@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proto::budget;
-use proto::openshell::vm::v1::{SyncReply, SyncRequest};
+use proto::openshell::vm::v1::SyncReply;
 use tonic::Status;
 
 use super::connection::Client;
@@ -30,7 +30,7 @@ pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<
 
 async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncReply, Status> {
     let (sent, generation) = (Instant::now(), session.tokens.generation());
-    let request = request(session);
+    let request = session.sync_request();
     let reply = tokio::time::timeout(budget::UNARY, client.vm.sync(request))
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer to Sync within {:?}", budget::UNARY)))?
@@ -52,12 +52,6 @@ async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncRe
         session.stop.send_if_modified(|known| known.is_none() && known.replace(stop).is_none());
     }
     Ok(reply)
-}
-
-/// What the agent tells of itself.
-pub(super) fn request(session: &Session) -> SyncRequest {
-    let Told { note, fault } = session.told.borrow().clone();
-    SyncRequest { provider_env_revision: session.secrets.revision(), services_note: note, fault }
 }
 
 fn step_clock(reply: &SyncReply, round_trip: Duration, booted: Duration) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto::budget;
-use proto::layout::ATTACH_SUBSYSTEM;
+use proto::layout::{ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM};
 use russh::server::{Auth, ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
 use rustix::process::Signal;
@@ -74,14 +74,14 @@ impl Handler {
         Ok(())
     }
 
-    fn attach(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
+    fn attach(&mut self, channel: ChannelId, take: bool, session: &mut Session) -> Result<(), russh::Error> {
         let slot = self.channels.get_mut(&channel);
         let (Some(slot), Some(main)) = (slot, &self.services.main) else { return session.channel_failure(channel) };
         let Some(writer) = slot.writer.take() else { return session.channel_failure(channel) };
         let (peer, running) = link(writer, session);
         slot.running = Some(running);
         session.channel_success(channel)?;
-        tokio::spawn(attach::attach(peer, main.clone(), slot.terminal.take()));
+        tokio::spawn(attach::attach(peer, main.clone(), slot.terminal.take(), take));
         Ok(())
     }
 
@@ -200,8 +200,8 @@ impl russh::server::Handler for Handler {
         name: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if name == ATTACH_SUBSYSTEM {
-            return self.attach(channel, session);
+        if [ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM].contains(&name) {
+            return self.attach(channel, name == ATTACH_TAKING_INPUT_SUBSYSTEM, session);
         }
         match debug::answer(&self.services, name) {
             Some(answer) => self.debug(channel, answer, session),

@@ -1,38 +1,54 @@
 //! The process that the sandbox exists for, and those who watch it.
 //!
 //! ```text
-//!  waiting for an attachment ──► running ──► ended (code)
+//!  waiting for an attachment ──► running ──► ended (code, crash loop)
+//!                                 ▲   │
+//!                                 └───┘ by its restart policy, after a delay
 //! ```
 //!
-//! Its output goes into a ring. Whoever attaches gets what the ring still has, and then what comes. Nobody attached:
-//! the ring forgets its beginning. Somebody attached: the process waits for the slowest of them rather than lose a
-//! byte, and an attachment whose connection is dead ends with its relay.
+//! Its output goes into a ring, that of all its runs without a line between, as one log. Whoever attaches gets what the
+//! ring still has, and then what comes, across restarts. Nobody attached: the ring forgets its beginning. Somebody
+//! attached: the process waits for the slowest of them rather than lose a byte, and an attachment whose connection is
+//! dead ends with its relay. One of them has the input ([`lease`]).
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::boot::MainProcess as Spec;
 use proto::budget::{self, MAIN_OUTPUT_RING};
 use rustix::process::{Pid, Signal};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use super::Workload;
 use super::command::Command;
 use super::output::Output;
 use super::process::{Process, Terminal, resize};
 use super::reaper::exited;
+use super::restart::{Next, Restarts};
 use super::ring::{Ring, Stream};
+use crate::sys::{clock, processes};
+
+mod attachment;
+mod feeder;
+mod lease;
+mod runs;
+
+pub use attachment::{Attachment, Seen, Typist};
+use feeder::Feeder;
+use lease::Lease;
+pub use runs::{Finished, Runs};
 
 /// Pieces of input that wait for the process to read.
 const INPUT: usize = 4;
-/// End of file, typed on a terminal.
-const VEOF: &[u8] = &[4];
 /// What shells say of a program that could not be started.
 const EXIT_NOT_STARTED: i32 = 126;
+/// What a run has left behind may hold a port or a lock that the next one needs: it gets this long after TERM. Not more
+/// than the shortest delay before a restart.
+const LEFT_BEHIND: Duration = Duration::from_millis(300);
 
 /// See the module.
 #[derive(Debug)]
@@ -45,7 +61,11 @@ pub struct MainProcess {
     /// Rises when an attachment has read, came or went.
     progress: watch::Sender<u64>,
     state: watch::Sender<State>,
+    runs: watch::Sender<Runs>,
+    /// The sandbox ends: no other run begins.
+    ending: watch::Sender<bool>,
     terminal: Mutex<Setup>,
+    lease: Lease,
     input: mpsc::Sender<Input>,
     inbox: Mutex<Option<mpsc::Receiver<Input>>>,
 }
@@ -67,6 +87,8 @@ struct Setup {
 enum State {
     Waiting,
     Running(Pid),
+    /// Between two runs.
+    Resting,
     Ended(i32),
 }
 
@@ -91,29 +113,79 @@ impl MainProcess {
             written: watch::Sender::new(0),
             progress: watch::Sender::new(0),
             state: watch::Sender::new(State::Waiting),
+            runs: watch::Sender::new(Runs::default()),
+            ending: watch::Sender::new(false),
+            lease: Lease::default(),
             terminal: Mutex::new(Setup { wanted, open: None }),
             input,
             inbox: Mutex::new(Some(inbox)),
         }
     }
 
-    /// Starts it, once it may, and carries its streams until it has ended. Returns its exit code.
-    pub async fn run(&self) -> i32 {
+    /// Starts it, once it may, carries its streams until it has ended, and again where its policy says so. Returns how it
+    /// ended for good.
+    pub async fn run(&self) -> Finished {
         if self.spec.await_attachment {
             let attached = |_: &u64| !self.lock_output().readers.is_empty();
             let _ = self.progress.subscribe().wait_for(attached).await;
         }
+        let mut feeder = Feeder::new(lock(&self.inbox).take(), self.spec.tty);
+        let mut restarts = Restarts::new(self.spec.restart);
+        let finished = loop {
+            let began = Instant::now();
+            let (code, leader) = self.run_once(&mut feeder).await;
+            self.runs.send_modify(|runs| runs.last_code = Some(code));
+            let next = if *self.ending.borrow() { Next::Ended } else { restarts.ended(code, began.elapsed()) };
+            match next {
+                Next::Ended => break Finished { code, crash_loop: 0 },
+                Next::CrashLoop { runs } => break Finished { code, crash_loop: runs },
+                Next::Restart(delay) => {
+                    tracing::info!(code, ?delay, "main process ended; it is started again after a delay");
+                    if !self.rest(delay, leader).await {
+                        break Finished { code, crash_loop: 0 };
+                    }
+                }
+            }
+        };
+        self.runs.send_modify(|runs| runs.crash_loop = finished.crash_loop);
+        self.state.send_replace(State::Ended(finished.code));
+        finished
+    }
+
+    /// One run, to its exit code; and who led its session.
+    async fn run_once(&self, feeder: &mut Feeder) -> (i32, Option<Pid>) {
         let secrets = self.workload.secrets.arrived(budget::SECRETS).await;
-        let code = match secrets.and_then(|()| self.start()) {
-            Ok(process) => self.carry(process).await,
+        match secrets.and_then(|()| self.start()) {
+            Ok(process) => {
+                let pid = process.pid;
+                let code = self.carry(process, feeder).await;
+                lock(&self.terminal).open = None;
+                self.state.send_replace(State::Resting);
+                (code, Some(pid))
+            }
             Err(message) => {
                 tracing::error!("{message}");
                 self.write(Stream::Err, format!("openshell-agent: {message}\n").as_bytes());
-                EXIT_NOT_STARTED
+                (EXIT_NOT_STARTED, None)
+            }
+        }
+    }
+
+    /// The time between two runs. False where no other run is wanted any more.
+    async fn rest(&self, delay: Duration, leader: Option<Pid>) -> bool {
+        self.runs.send_modify(|runs| runs.next = Some(clock::wall() + delay));
+        let cleared = async {
+            if let Some(leader) = leader.filter(|leader| processes::session_alive(*leader)) {
+                processes::signal_session(leader, Signal::TERM);
+                sleep(LEFT_BEHIND).await;
+                processes::signal_session(leader, Signal::KILL);
             }
         };
-        self.state.send_replace(State::Ended(code));
-        code
+        let mut ending = self.ending.subscribe();
+        tokio::select! {
+            _ = async { tokio::join!(sleep(delay), cleared) } => true,
+            _ = ending.wait_for(|ending| *ending) => false,
+        }
     }
 
     fn start(&self) -> Result<Process, String> {
@@ -123,11 +195,12 @@ impl MainProcess {
         setup.open = process.terminal.take();
         drop(setup);
         self.state.send_replace(State::Running(process.pid));
+        self.runs.send_modify(|runs| runs.begin(clock::wall()));
         tracing::info!(pid = process.pid.as_raw_nonzero(), tty = self.spec.tty, "main process started");
         Ok(process)
     }
 
-    async fn carry(&self, process: Process) -> i32 {
+    async fn carry(&self, process: Process, feeder: &mut Feeder) -> i32 {
         let Process { mut exit, stdin, stdout, stderr, .. } = process;
         let out = self.record(Stream::Out, Output::new(stdout, exit.clone()));
         let err = async {
@@ -135,10 +208,9 @@ impl MainProcess {
                 self.record(Stream::Err, Output::new(stderr, exit.clone())).await;
             }
         };
-        let inbox = lock(&self.inbox).take();
         tokio::select! {
             _ = async { tokio::join!(out, err) } => {}
-            () = self.feed(inbox, stdin) => {}
+            () = feeder.feed(stdin) => {}
         }
         exited(&mut exit).await
     }
@@ -155,43 +227,30 @@ impl MainProcess {
         }
     }
 
-    /// Input, until it is over; then nothing more, for ever.
-    async fn feed(&self, inbox: Option<mpsc::Receiver<Input>>, stdin: pipe::Sender) {
-        let mut stdin = Some(stdin);
-        if let Some(mut inbox) = inbox {
-            while let Some(input) = inbox.recv().await {
-                let Some(open) = stdin.as_mut() else { continue };
-                let (bytes, last) = match input {
-                    Input::Data(bytes) => (bytes, false),
-                    Input::End if self.spec.tty => (Bytes::from_static(VEOF), false),
-                    Input::End => (Bytes::new(), true),
-                };
-                if open.write_all(&bytes).await.is_err() || last {
-                    stdin = None;
-                }
-            }
-        }
-        std::future::pending().await
-    }
-
     fn write(&self, stream: Stream, bytes: &[u8]) {
         let mut output = self.lock_output();
         output.ring.write(stream, bytes);
         self.written.send_replace(output.ring.end());
     }
 
-    /// Watches it from here on. `terminal` is that of the watcher.
-    pub fn attach(self: &Arc<Self>, terminal: Option<Terminal>) -> Attachment {
-        if let Some(terminal) = terminal {
-            let size = terminal.size;
-            lock(&self.terminal).wanted = terminal;
-            self.resize(size);
-        }
+    /// Watches it from here on. `terminal` is that of the watcher: who has one means to type, and gets the input where it
+    /// is free, or, with `take`, whoever has it.
+    pub fn attach(self: &Arc<Self>, terminal: Option<Terminal>, take: bool) -> Attachment {
         let mut output = self.lock_output();
         let reader = output.next_reader;
         output.next_reader += 1;
         output.readers.insert(reader, 0);
         drop(output);
+        if take {
+            self.lease.take(reader);
+        }
+        if let Some(terminal) = terminal
+            && self.lease.claim(reader)
+        {
+            let size = terminal.size;
+            lock(&self.terminal).wanted = terminal;
+            self.resize(size);
+        }
         self.progress.send_modify(|count| *count += 1);
         Attachment { main: self.clone(), reader, written: self.written.subscribe(), state: self.state.subscribe() }
     }
@@ -217,9 +276,14 @@ impl MainProcess {
         *self.state.borrow() != State::Waiting
     }
 
-    /// Where its input goes.
-    pub fn input(&self) -> mpsc::Sender<Input> {
-        self.input.clone()
+    /// Its runs, as they come.
+    pub fn runs(&self) -> watch::Sender<Runs> {
+        self.runs.clone()
+    }
+
+    /// The sandbox ends: what runs is the last run, and between two runs there is no other.
+    pub fn start_no_more(&self) {
+        self.ending.send_replace(true);
     }
 
     /// Resolves when nobody is attached: after the end, when all have been told.
@@ -235,60 +299,4 @@ impl MainProcess {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One who watches.
-#[derive(Debug)]
-pub struct Attachment {
-    main: Arc<MainProcess>,
-    reader: u64,
-    written: watch::Receiver<u64>,
-    state: watch::Receiver<State>,
-}
-
-/// What there is to see.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// Output.
-    Output(Stream, Bytes),
-    /// It has ended, and all of its output was seen.
-    Ended(i32),
-}
-
-impl Attachment {
-    /// The next thing; call it again only after the last one was passed on.
-    pub async fn next(&mut self) -> Seen {
-        loop {
-            // Before the look, so that what comes between look and wait is not missed.
-            self.written.mark_unchanged();
-            let state = *self.state.borrow_and_update();
-            if let Some((stream, bytes)) = self.take() {
-                return Seen::Output(stream, bytes);
-            }
-            if let State::Ended(code) = state {
-                return Seen::Ended(code);
-            }
-            tokio::select! {
-                _ = self.written.changed() => {}
-                _ = self.state.changed() => {}
-            }
-        }
-    }
-
-    fn take(&self) -> Option<(Stream, Bytes)> {
-        let mut output = self.main.lock_output();
-        let position = *output.readers.get(&self.reader)?;
-        let (stream, bytes, next) = output.ring.read(position)?;
-        output.readers.insert(self.reader, next);
-        drop(output);
-        self.main.progress.send_modify(|count| *count += 1);
-        Some((stream, bytes))
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        self.main.lock_output().readers.remove(&self.reader);
-        self.main.progress.send_modify(|count| *count += 1);
-    }
 }

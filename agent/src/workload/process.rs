@@ -102,7 +102,7 @@ fn launch(
     let launch = Launch {
         user: workload.ids(),
         terminal,
-        workdir: command.workdir.clone().map(Into::into),
+        workdir: command.workdir.clone().or_else(|| workload.workdir.clone()).map(Into::into),
         home: workload.user.home.clone().into(),
         identity: workload.identity.clone(),
         cgroup: workload.cgroup.clone(),

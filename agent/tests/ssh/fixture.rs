@@ -66,6 +66,7 @@ impl Fixture {
         let workload = Workload {
             user: User::find("sandbox:x:1000:1000::/:/bin/sh", DEFAULT_USER),
             environment: [("FROM_SPEC", "1"), ("OPENSHELL_X", "2")].map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+            workdir: None,
             secrets: Arc::new(Secrets::new(false)),
             agent: env!("CARGO_BIN_EXE_openshell-agent").into(),
             identity: identity.clone(),
@@ -94,7 +95,10 @@ impl Fixture {
 
     pub(crate) fn with_main(&self, argv: &[&str], tty: bool, await_attachment: bool) -> (Server, Arc<MainProcess>) {
         let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
-        let main = MainSpec { argv, tty, await_attachment, restart: RestartPolicy::Never };
+        self.with_spec(MainSpec { argv, tty, await_attachment, restart: RestartPolicy::Never })
+    }
+
+    pub(crate) fn with_spec(&self, main: MainSpec) -> (Server, Arc<MainProcess>) {
         let main = Arc::new(MainProcess::new(main, self.workload.clone()));
         (Server::new(&self.host_key, self.workload.clone(), Some(main.clone()), None).unwrap(), main)
     }

@@ -122,6 +122,8 @@ fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         needs_session: false,
         environment: [].into(),
         services: Vec::new(),
+        workdir: None,
+        image_main: Default::default(),
     }
 }
 

@@ -5,11 +5,15 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 use proto::annotation;
+use proto::boot::RestartPolicy;
 use proto::openshell::datamodel::v1::ObjectMeta;
-use proto::openshell::v1::{Sandbox, SandboxCondition, SandboxSpec, SandboxStatus, SandboxTemplate};
+use proto::openshell::v1::{
+    Sandbox, SandboxCondition, SandboxRestartPolicy, SandboxSpec, SandboxStatus, SandboxTemplate,
+};
 
 use super::services::Api;
 use crate::sandbox::phase::Phase;
+use crate::sandbox::record::MainRuns;
 use crate::sandbox::task::Handle;
 use crate::sandbox::view::View;
 
@@ -25,6 +29,7 @@ impl Api {
     /// A snapshot as a message.
     pub fn message(&self, view: &View) -> Sandbox {
         let record = &view.record;
+        let ready = view.phase() == Phase::Ready;
         let mut annotations: HashMap<String, String> = record.spec.annotations.clone().into_iter().collect();
         annotations.extend(self.token_annotations(view));
         Sandbox {
@@ -47,6 +52,7 @@ impl Api {
                 }),
                 command: record.spec.command.clone(),
                 tty: record.spec.tty,
+                restart_policy: restart_policy(record.spec.restart).into(),
                 providers: record.spec.providers.clone(),
                 ..Default::default()
             }),
@@ -55,7 +61,9 @@ impl Api {
                 phase: proto::openshell::v1::SandboxPhase::from(view.phase()).into(),
                 main_process_instance_id: record.instance_id.clone(),
                 exit_code: view.exit_code(),
-                restart_count: record.machine.restarts,
+                restart_count: record.machine.restarts.saturating_add(record.main.restarts),
+                next_restart_time: record.main.next_ms.filter(|_| ready).map(timestamp),
+                main_process_started_time: record.main.started_ms.map(timestamp),
             }),
             host_key_fingerprint: self.host_keys.fingerprint(record.id).unwrap_or_default(),
         }
@@ -80,6 +88,7 @@ impl Api {
                 message: String::new(),
                 transition_time: Some(timestamp(view.session_since_ms)),
             });
+            conditions.extend(main_condition(&record.main));
             conditions.extend(self.token_condition(view));
             conditions.extend(self.secrets_condition(view));
             conditions.extend(self.services_condition(view));
@@ -180,6 +189,31 @@ impl Api {
     }
 }
 
+/// That the main process was started again, and how it stands; nothing while its first run goes on.
+fn main_condition(runs: &MainRuns) -> Option<SandboxCondition> {
+    let last = runs.last_code.filter(|_| runs.restarts > 0 || runs.next_ms.is_some())?;
+    let (reason, since) = match runs.next_ms {
+        Some(next) => ("WaitsForRestart", next),
+        None => ("Restarted", runs.started_ms.unwrap_or_default()),
+    };
+    let message = format!("restarted {} times in this boot; the last run ended with code {last}", runs.restarts);
+    Some(SandboxCondition {
+        r#type: "MainProcessRunning".into(),
+        status: truth(runs.next_ms.is_none()),
+        reason: reason.into(),
+        message,
+        transition_time: Some(timestamp(since)),
+    })
+}
+
+fn restart_policy(policy: RestartPolicy) -> SandboxRestartPolicy {
+    match policy {
+        RestartPolicy::Never => SandboxRestartPolicy::Never,
+        RestartPolicy::OnFailure => SandboxRestartPolicy::OnFailure,
+        RestartPolicy::Always => SandboxRestartPolicy::Always,
+    }
+}
+
 /// The kind of failure where one is known; else the phase.
 fn reason(view: &View) -> String {
     let failure = &view.record.reason;
@@ -197,6 +231,13 @@ fn unix(seconds: u64) -> std::time::SystemTime {
 /// Milliseconds since the epoch as a message.
 pub fn timestamp(ms: u64) -> Timestamp {
     Timestamp { seconds: (ms / 1000) as i64, nanos: ((ms % 1000) * 1_000_000) as i32 }
+}
+
+/// Milliseconds since the epoch in a message that a guest has sent; nothing where it is no time that a message can hold.
+pub(super) fn since_epoch_ms(time: &Timestamp) -> Option<u64> {
+    // Until the year 9999.
+    let seconds = u64::try_from(time.seconds).ok().filter(|seconds| *seconds < 253_402_300_800)?;
+    Some(seconds * 1000 + u64::try_from(time.nanos).ok()? / 1_000_000)
 }
 
 /// `{"limits": {"cpu": "2", "memory": "512Mi"}}`

@@ -20,7 +20,7 @@ use tonic_health::ServingStatus;
 use super::caller::{way, who};
 use super::exec::ExecEvents;
 use super::lifecycle::Events;
-use super::reply::timestamp;
+use super::reply::{since_epoch_ms, timestamp};
 use crate::identity::host_key::HostKeys;
 use crate::identity::principal::Principal;
 use crate::rotation::clock::Clock;
@@ -28,6 +28,7 @@ use crate::rotation::receipts::Receipts;
 use crate::rotation::rotor::Rotation;
 use crate::sandbox::decide::Event;
 use crate::sandbox::phase::Phase;
+use crate::sandbox::record::MainRuns;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::task::{AskError, Handle};
 use crate::sandbox::view::wall_ms;
@@ -40,7 +41,7 @@ use crate::session::throttle::Throttle;
 const SERVICE: &str = "openshell.v1.OpenShell";
 
 /// A stream of messages towards a caller.
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -112,16 +113,24 @@ impl Api {
 
     async fn report_exit(&self, handle: &Handle, report: ReportMainProcessExitRequest) -> Result<(), Status> {
         self.own(handle, "ReportMainProcessExit", &report.sandbox_id)?;
-        match handle.told(&report.instance_id, Event::MainExited(report.exit_code)).await {
+        // What the agent knows of its runs comes by Sync, always before this.
+        let event = match handle.view().record.main.crash_loop {
+            0 => Event::MainExited(report.exit_code),
+            _ => Event::MainGaveUp(report.exit_code),
+        };
+        match handle.told(&report.instance_id, event).await {
             Ok(_) | Err(AskError::AlreadySo) => Ok(()),
             Err(error) => Err(refused(handle, "report the exit of", error)),
         }
     }
 
-    fn sync_reply(&self, handle: &Handle, request: &SyncRequest) -> SyncReply {
+    async fn sync_reply(&self, handle: &Handle, request: &SyncRequest) -> SyncReply {
         if let Some(session) = self.supervisors.sessions.of(handle.id) {
             session.holds_secrets(request.provider_env_revision);
             session.notes_services(&request.services_note);
+            if let Some(runs) = &request.main_process {
+                handle.main_runs(&session.instance_id, main_runs(runs)).await;
+            }
         }
         let view = handle.view();
         let stopping = view.phase() == Phase::Stopping;
@@ -136,6 +145,16 @@ impl Api {
             stop,
             provider_env_revision: self.secrets.revision(&view.record.spec.providers),
         }
+    }
+}
+
+fn main_runs(told: &MainProcessRuns) -> MainRuns {
+    MainRuns {
+        restarts: told.restarts,
+        started_ms: told.started_time.as_ref().and_then(since_epoch_ms),
+        next_ms: told.next_start_time.as_ref().and_then(since_epoch_ms),
+        last_code: told.last_exit_code,
+        crash_loop: told.crash_loop,
     }
 }
 
@@ -291,6 +310,15 @@ impl OpenShell for Api {
 
 #[tonic::async_trait]
 impl Operator for Api {
+    type ReadConsoleStream = Replies<ConsoleChunk>;
+
+    async fn read_console(
+        &self,
+        request: Request<ReadConsoleRequest>,
+    ) -> Result<Response<Self::ReadConsoleStream>, Status> {
+        Api::read_console(self, request.get_ref()).map(Response::new)
+    }
+
     async fn rotate_token(&self, request: Request<RotateTokenRequest>) -> Result<Response<TokenReply>, Status> {
         Api::rotate_token(self, &request.get_ref().sandbox, &who(&request)).await.map(Response::new)
     }
@@ -334,6 +362,6 @@ impl Vm for Api {
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncReply>, Status> {
         let handle = self.caller(&request)?;
         self.heed_fault(&handle, &request.get_ref().fault).await;
-        Ok(Response::new(self.sync_reply(&handle, request.get_ref())))
+        Ok(Response::new(self.sync_reply(&handle, request.get_ref()).await))
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use proto::openshell::datamodel::v1::{WorkspaceSelector, workspace_selector::Selection};
 
 use super::console::Terminals;
+use super::detach::DetachKeys;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,6 +36,11 @@ pub(crate) struct Tty {
 }
 
 impl Tty {
+    /// Whether it was asked for.
+    pub(crate) fn asked(&self) -> bool {
+        self.tty
+    }
+
     pub(crate) fn wanted(&self, terminals: Terminals) -> bool {
         self.tty || (!self.no_tty && terminals.stdin && terminals.stdout)
     }
@@ -51,6 +57,13 @@ impl Variables {
     pub(crate) fn to_map(&self) -> HashMap<String, String> {
         self.env.iter().cloned().collect()
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Detach {
+    /// Keys that detach from the main process and leave it running; `none` for no keys
+    #[arg(long = "detach-keys", value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(crate) keys: DetachKeys,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

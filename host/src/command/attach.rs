@@ -4,7 +4,7 @@ use clap::Args;
 use proto::openshell::v1::ExecSandboxRequest;
 
 use super::Named;
-use super::arguments::workspace;
+use super::arguments::{Detach, workspace};
 use super::connect::Gateway;
 use super::console::Console;
 use super::exit::ExitCode;
@@ -16,6 +16,11 @@ use super::stream::{self, Ended};
 pub(crate) struct Attach {
     #[command(flatten)]
     sandbox: Named,
+    /// Take the input from whoever has it; one attachment at a time may type
+    #[arg(long)]
+    take_input: bool,
+    #[command(flatten)]
+    detach: Detach,
 }
 
 impl Attach {
@@ -23,8 +28,10 @@ impl Attach {
         let mut signals = console.signals()?;
         let mut client = gateway.client(console).await?;
         let name = &self.sandbox.name;
-        let spec = get::sandbox(&mut client, name).await?.spec.unwrap_or_default();
-        if spec.command.is_empty() {
+        let sandbox = get::sandbox(&mut client, name).await?;
+        let (spec, status) = (sandbox.spec.unwrap_or_default(), sandbox.status.unwrap_or_default());
+        // The image may have brought one.
+        if spec.command.is_empty() && status.main_process_started_time.is_none() {
             let remedy = format!("`openshell sandbox exec {name} -- CMD` runs a command in it");
             let message = format!("failed to attach to sandbox `{name}`: it has no main process; {remedy}");
             return Err(CommandError::new(ExitCode::WrongPhase, message));
@@ -32,12 +39,23 @@ impl Attach {
         let attach = ExecSandboxRequest {
             sandbox: name.clone(),
             tty: spec.tty,
+            take_input: self.take_input,
             workspace_scope: workspace(),
             ..ExecSandboxRequest::default()
         };
-        Ok(match stream::run(&mut client, attach, console, &mut signals).await? {
-            Ended::Exited(code) => code,
-            Ended::Interrupted(signal) => signal.code(),
+        let keys = self.detach.keys.clone();
+        Ok(match stream::run_until_detached(&mut client, attach, keys, console, &mut signals).await? {
+            Some(Ended::Exited(code)) => code,
+            Some(Ended::Interrupted(signal)) => signal.code(),
+            None => {
+                console.note(&detached(name)).await;
+                0
+            }
         })
     }
+}
+
+/// What whoever detached is told.
+pub(super) fn detached(name: &str) -> String {
+    format!("\ndetached from sandbox `{name}`, which goes on; `openshell sandbox attach {name}` comes back")
 }

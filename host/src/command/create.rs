@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proto::openshell::datamodel::v1::ObjectMeta;
 use proto::openshell::v1::{
-    CreateSandboxRequest, ExecSandboxRequest, Sandbox, SandboxPhase, SandboxSpec, SandboxTemplate,
+    CreateSandboxRequest, ExecSandboxRequest, Sandbox, SandboxPhase, SandboxRestartPolicy, SandboxSpec, SandboxTemplate,
 };
 use tonic::Code;
 use uuid::Uuid;
 
-use super::arguments::{Tty, Variables, duration, workspace};
+use super::arguments::{Detach, Tty, Variables, duration, workspace};
+use super::attach::detached;
 use super::connect::{Client, Gateway};
 use super::console::Console;
 use super::delete;
+use super::detach::DetachKeys;
 use super::exit::ExitCode;
 use super::failure::CommandError;
 use super::name;
@@ -52,6 +54,11 @@ pub(crate) struct Create {
     /// Delete the sandbox when the command ends, however it ends
     #[arg(long, requires = "command")]
     no_keep: bool,
+    /// Whether the main process is started again when it has ended
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "never", conflicts_with = "no_keep")]
+    restart: Restart,
+    #[command(flatten)]
+    detach: Detach,
     #[command(flatten)]
     env: Variables,
     /// Provider whose secrets the workload gets (see `openshell secret`); may be repeated
@@ -134,9 +141,11 @@ impl Create {
         let spec = SandboxSpec {
             environment: self.env.to_map(),
             template: Some(template),
-            tty: !self.command.is_empty() && self.tty.wanted(console.terminals),
+            // Nobody attaches to a command of the image's own.
+            tty: if self.command.is_empty() { self.tty.asked() } else { self.tty.wanted(console.terminals) },
             command: self.command.clone(),
             providers: self.providers.clone(),
+            restart_policy: SandboxRestartPolicy::from(self.restart).into(),
             ..SandboxSpec::default()
         };
         CreateSandboxRequest {
@@ -194,10 +203,37 @@ impl Create {
         let tty = sandbox.spec.as_ref().map_or_else(|| self.tty.wanted(console.terminals), |spec| spec.tty);
         let attach =
             ExecSandboxRequest { sandbox: name.to_owned(), tty, workspace_scope: workspace(), ..Default::default() };
-        Ok(match stream::run(client, attach, console, signals).await? {
-            Ended::Exited(code) => Use::Ended(code),
-            Ended::Interrupted(signal) => Use::Interrupted(signal),
+        // Nobody would be left to delete it.
+        let keys = if self.no_keep { DetachKeys::default() } else { self.detach.keys.clone() };
+        Ok(match stream::run_until_detached(client, attach, keys, console, signals).await? {
+            Some(Ended::Exited(code)) => Use::Ended(code),
+            Some(Ended::Interrupted(signal)) => Use::Interrupted(signal),
+            None => {
+                console.note(&detached(name)).await;
+                Use::Ended(0)
+            }
         })
+    }
+}
+
+/// When the main process is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Restart {
+    /// It is not: the sandbox is completed then
+    Never,
+    /// Where its exit code is not 0
+    OnFailure,
+    /// However it ended
+    Always,
+}
+
+impl From<Restart> for SandboxRestartPolicy {
+    fn from(restart: Restart) -> Self {
+        match restart {
+            Restart::Never => Self::Never,
+            Restart::OnFailure => Self::OnFailure,
+            Restart::Always => Self::Always,
+        }
     }
 }
 

@@ -1,17 +1,20 @@
 //! A command in a sandbox, with the local standard streams as its own.
 
+use std::sync::Arc;
+
 use proto::budget::RELAY_CHUNK;
 use proto::openshell::v1::exec_sandbox_event::Payload as Event;
 use proto::openshell::v1::exec_sandbox_input::Payload as Input;
 use proto::openshell::v1::{ExecSandboxInput, ExecSandboxRequest, ExecSandboxWindowResize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::connect::Client;
 use super::console::Console;
+use super::detach::{DetachKeys, Watcher};
 use super::exit::ExitCode;
 use super::failure::{CommandError, code_of};
 use super::signals::Signals;
@@ -32,10 +35,23 @@ pub(crate) enum Ended {
 /// Runs `start`; an empty command attaches to the main process.
 pub(crate) async fn run(
     client: &mut Client,
-    mut start: ExecSandboxRequest,
+    start: ExecSandboxRequest,
     console: &mut Console,
     signals: &mut Signals,
 ) -> Result<Ended, CommandError> {
+    let ended = run_until_detached(client, start, DetachKeys::default(), console, signals).await?;
+    // Without keys nobody detaches.
+    Ok(ended.unwrap_or(Ended::Exited(0)))
+}
+
+/// The same; nothing where `keys` were typed, on a terminal.
+pub(crate) async fn run_until_detached(
+    client: &mut Client,
+    mut start: ExecSandboxRequest,
+    keys: DetachKeys,
+    console: &mut Console,
+    signals: &mut Signals,
+) -> Result<Option<Ended>, CommandError> {
     let terminals = console.terminals;
     let act = format!("run a command in sandbox `{}`", start.sandbox);
     let raw = match start.tty && terminals.stdin {
@@ -52,9 +68,17 @@ pub(crate) async fn run(
     let first = ExecSandboxInput { payload: Some(Input::Start(start)) };
     // The channel is new and has room.
     let _ = input.try_send(first);
-    let pump = tokio::spawn(send_input(console.stdin.take(), input, resizes));
-    let ended = receive(client, requests, &act, console, signals).await;
-    pump.abort();
+    let keys = Watcher::new(if raw.is_some() { keys } else { DetachKeys::default() });
+    let detached = Arc::new(Notify::new());
+    let pump = tokio::spawn(send_input(console.stdin.take(), input, resizes, keys, detached.clone()));
+    let ended = tokio::select! {
+        ended = receive(client, requests, &act, console, signals) => ended.map(Some),
+        () = detached.notified() => Ok(None),
+    };
+    // After a detach it is left alone: an end of the input would be typed.
+    if !matches!(ended, Ok(None)) {
+        pump.abort();
+    }
     // Before anything else is printed.
     drop(raw);
     ended
@@ -91,7 +115,7 @@ async fn receive(
 }
 
 /// What a process can end with here. A code that does not fit must not become a success.
-fn exit_code(code: i32) -> u8 {
+pub(crate) fn exit_code(code: i32) -> u8 {
     match u8::try_from(code & 0xff) {
         Ok(0) if code != 0 => 1,
         Ok(code) => code,
@@ -115,6 +139,8 @@ async fn send_input(
     stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
     input: mpsc::Sender<ExecSandboxInput>,
     resizes: bool,
+    mut keys: Watcher,
+    detached: Arc<Notify>,
 ) {
     let Some(mut stdin) = stdin else { return };
     let mut sizes = if resizes { signal(SignalKind::window_change()).ok() } else { None };
@@ -129,7 +155,14 @@ async fn send_input(
         let payload = tokio::select! {
             read = stdin.read(&mut buffer) => match read {
                 Ok(0) | Err(_) => return,
-                Ok(length) => Input::Stdin(buffer[..length].to_vec()),
+                Ok(length) => match keys.pass(&buffer[..length]) {
+                    (_, true) => {
+                        detached.notify_one();
+                        return std::future::pending().await;
+                    }
+                    (passed, false) if passed.is_empty() => continue,
+                    (passed, false) => Input::Stdin(passed),
+                },
             },
             _ = resized => {
                 let (cols, rows) = terminal::size();

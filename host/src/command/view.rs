@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 use prost_types::value::Kind;
-use proto::openshell::v1::{Sandbox, SandboxPhase};
+use proto::openshell::v1::{Sandbox, SandboxPhase, SandboxRestartPolicy};
 use serde::Serialize;
 
 use super::exit::ExitCode;
@@ -23,7 +23,10 @@ pub(crate) struct SandboxView {
     pub(crate) command: Vec<String>,
     pub(crate) tty: bool,
     pub(crate) exit_code: Option<i32>,
+    pub(crate) restart_policy: &'static str,
     pub(crate) restarts: u32,
+    pub(crate) next_restart: Option<String>,
+    pub(crate) main_started: Option<String>,
     pub(crate) boot: Option<String>,
     pub(crate) created: Option<String>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -115,6 +118,7 @@ impl From<&Sandbox> for SandboxView {
         let metadata = sandbox.metadata.clone().unwrap_or_default();
         let spec = sandbox.spec.clone().unwrap_or_default();
         let status = sandbox.status.clone().unwrap_or_default();
+        let restart_policy = spec.restart_policy();
         let condition = |condition: &proto::openshell::v1::SandboxCondition| ConditionView {
             r#type: condition.r#type.clone(),
             status: condition.status.clone(),
@@ -132,7 +136,14 @@ impl From<&Sandbox> for SandboxView {
             command: spec.command,
             tty: spec.tty,
             exit_code: status.exit_code,
+            restart_policy: match restart_policy {
+                SandboxRestartPolicy::Unspecified | SandboxRestartPolicy::Never => "never",
+                SandboxRestartPolicy::OnFailure => "on-failure",
+                SandboxRestartPolicy::Always => "always",
+            },
             restarts: status.restart_count,
+            next_restart: status.next_restart_time.as_ref().and_then(rfc3339),
+            main_started: status.main_process_started_time.as_ref().and_then(rfc3339),
             boot: present(&status.main_process_instance_id),
             created: metadata.created_time.as_ref().and_then(rfc3339),
             labels: metadata.labels.into_iter().collect(),
@@ -156,7 +167,10 @@ impl SandboxView {
             ("Memory", or_none(&self.memory)),
             ("Command", self.command.join(" ")),
             ("Exit code", self.exit_code.map(|code| code.to_string()).unwrap_or_default()),
+            ("Restart policy", self.restart_policy.to_owned()),
             ("Restarts", self.restarts.to_string()),
+            ("Next restart", or_none(&self.next_restart)),
+            ("Main started", or_none(&self.main_started)),
             ("Boot", or_none(&self.boot)),
             ("Created", or_none(&self.created)),
             ("Host key", or_none(&self.host_key_fingerprint)),

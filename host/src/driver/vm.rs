@@ -190,6 +190,10 @@ impl ComputeDriver for VmDriver {
         console::tail(&self.keepers.run_dir(sandbox_id).join(layout::CONSOLE_FILE), lines)
     }
 
+    fn console(&self, sandbox_id: Uuid, from: u64) -> (Vec<u8>, u64) {
+        console::since(&self.keepers.run_dir(sandbox_id).join(layout::CONSOLE_FILE), from)
+    }
+
     fn found(&self) -> Vec<Uuid> {
         let mut found = self.sandboxes.found();
         match self.keepers.orphans(&found) {

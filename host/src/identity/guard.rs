@@ -45,6 +45,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("/openshell.vm.v1.Operator/RevokeToken", Rule::User),
     ("/openshell.vm.v1.Operator/DebugRpc", Rule::User),
     ("/openshell.vm.v1.Operator/ListServices", Rule::User),
+    ("/openshell.vm.v1.Operator/ReadConsole", Rule::User),
     ("/openshell.vm.v1.Operator/SetSecret", Rule::User),
     ("/openshell.vm.v1.Operator/ListSecrets", Rule::User),
     ("/openshell.vm.v1.Operator/RemoveSecret", Rule::User),

@@ -24,6 +24,9 @@ pub struct Machine {
     pub epoch: u64,
     /// The main process of this boot ended with this code, as the agent reported.
     pub main_exit: Option<i32>,
+    /// It is not started again though its policy says so: it ended too often, too soon.
+    #[serde(default)]
+    pub crash_loop: bool,
     /// Boots in a row that came up and ended early.
     pub crashes: u32,
     /// Boots in a row that ended without a word from the agent.
@@ -55,6 +58,8 @@ pub enum Event {
     },
     /// The agent reported the end of the main process.
     MainExited(i32),
+    /// The same, of one that was started again until that made no sense any more.
+    MainGaveUp(i32),
     /// The compute of this boot is gone. `early`: soon after it came up.
     Gone {
         /// See above.
@@ -132,6 +137,7 @@ impl Machine {
             connected: false,
             epoch: 0,
             main_exit: None,
+            crash_loop: false,
             crashes: 0,
             silent: 0,
             restarts: 0,
@@ -139,7 +145,15 @@ impl Machine {
     }
 
     fn boot_again(&self, phase: Phase) -> Self {
-        Self { phase, boot: self.boot + 1, connected: false, epoch: 0, main_exit: None, ..self.clone() }
+        Self {
+            phase,
+            boot: self.boot + 1,
+            connected: false,
+            epoch: 0,
+            main_exit: None,
+            crash_loop: false,
+            ..self.clone()
+        }
     }
 
     fn rests(&self, phase: Phase) -> Self {
@@ -161,7 +175,8 @@ pub fn decide(now: &Machine, event: Event) -> Result<(Machine, Vec<Action>), Ref
         Event::SessionLost { epoch } if now.connected && epoch == now.epoch => {
             Ok((Machine { connected: false, ..now.clone() }, vec![]))
         }
-        Event::MainExited(code) => main_exited(now, code),
+        Event::MainExited(code) => main_exited(now, code, false),
+        Event::MainGaveUp(code) => main_exited(now, code, true),
         Event::Gone { early } => gone(now, early),
         Event::TimeUp => time_up(now),
         Event::DirectoryLost if matches!(now.phase, Phase::Provisioning | Phase::Starting | Phase::Ready) => {
@@ -235,10 +250,10 @@ fn session_up(now: &Machine) -> Result<(Machine, Vec<Action>), Refusal> {
     }
 }
 
-fn main_exited(now: &Machine, code: i32) -> Result<(Machine, Vec<Action>), Refusal> {
+fn main_exited(now: &Machine, code: i32, crash_loop: bool) -> Result<(Machine, Vec<Action>), Refusal> {
     match now.phase {
         Phase::Provisioning | Phase::Starting | Phase::Ready | Phase::Stopping if now.main_exit.is_none() => {
-            Ok((Machine { main_exit: Some(code), ..now.clone() }, vec![]))
+            Ok((Machine { main_exit: Some(code), crash_loop, ..now.clone() }, vec![]))
         }
         // A repeated report: the reply to the first was lost.
         phase if phase.has_compute() && now.main_exit == Some(code) => Err(Refusal::AlreadySo),
@@ -251,7 +266,8 @@ fn gone(now: &Machine, early: bool) -> Result<(Machine, Vec<Action>), Refusal> {
         Phase::Stopping => Ok((now.rests(Phase::Stopped), vec![Action::Withdraw])),
         Phase::Deleting => Ok((now.clone(), vec![Action::Remove])),
         Phase::Provisioning | Phase::Starting | Phase::Ready if now.main_exit.is_some() => {
-            Ok((now.rests(Phase::Completed), vec![Action::Withdraw]))
+            let phase = if now.crash_loop { Phase::Error } else { Phase::Completed };
+            Ok((now.rests(phase), vec![Action::Withdraw]))
         }
         // A guest that never said hello gets one more chance, whatever exit code its vmm left.
         phase if phase.is_booting() => {
@@ -300,6 +316,7 @@ mod tests {
             (0..3u64).prop_map(|epoch| Event::SessionUp { epoch }),
             (0..3u64).prop_map(|epoch| Event::SessionLost { epoch }),
             (0..3i32).prop_map(Event::MainExited),
+            (0..3i32).prop_map(Event::MainGaveUp),
             any::<bool>().prop_map(|early| Event::Gone { early }),
             Just(Event::TimeUp),
             Just(Event::DirectoryLost),
@@ -316,6 +333,7 @@ mod tests {
         Event::SessionUp { epoch: 1 },
         Event::SessionLost { epoch: 1 },
         Event::MainExited(0),
+        Event::MainGaveUp(1),
         Event::Gone { early: true },
         Event::Gone { early: false },
         Event::TimeUp,
@@ -433,6 +451,21 @@ mod tests {
         assert_eq!((done.phase, done.main_exit), (Phase::Completed, Some(7)));
         let (restarted, _) = decide(&ready, Event::Gone { early: false }).unwrap();
         assert_eq!((restarted.phase, restarted.main_exit), (Phase::Starting, None));
+    }
+
+    #[test]
+    fn a_crash_loop_is_an_error_that_a_start_leads_out_of() {
+        let ready = Machine { phase: Phase::Ready, connected: true, ..Machine::created() };
+        let (given_up, actions) = decide(&ready, Event::MainGaveUp(3)).unwrap();
+        assert_eq!((given_up.phase, actions), (Phase::Ready, vec![]), "until the compute is gone");
+        assert_eq!(decide(&given_up, Event::MainExited(3)), Err(Refusal::AlreadySo), "a repeated report");
+        assert_eq!(decide(&given_up, Event::MainExited(0)), Err(Refusal::Late));
+        let (over, actions) = decide(&given_up, Event::Gone { early: true }).unwrap();
+        assert_eq!((over.phase, over.main_exit, actions), (Phase::Error, Some(3), vec![Action::Withdraw]));
+        let (again, _) = decide(&over, Event::Start).unwrap();
+        assert_eq!((again.phase, again.main_exit, again.crash_loop), (Phase::Starting, None, false));
+        let (stopping, _) = decide(&given_up, Event::Stop).unwrap();
+        assert_eq!(decide(&stopping, Event::Gone { early: true }).unwrap().0.phase, Phase::Stopped);
     }
 
     proptest! {

@@ -154,6 +154,9 @@ pub trait ComputeDriver: Send + Sync {
     /// Last lines of the console, lossy UTF-8, for people.
     fn console_tail(&self, sandbox_id: Uuid, lines: usize) -> String;
 
+    /// What its console holds behind byte number `from` of its newest boot, raw, and how many bytes that boot has said.
+    fn console(&self, sandbox_id: Uuid, from: u64) -> (Vec<u8>, u64);
+
     /// Runtime directories found on this host, for adoption and for clearing strays.
     fn found(&self) -> Vec<Uuid>;
 }

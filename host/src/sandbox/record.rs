@@ -28,6 +28,10 @@ pub struct Record {
     pub instance_id: String,
     /// The lowest generation that is accepted: the first of the current boot, or of the time after a revocation.
     pub floor: u64,
+    /// The main process's runs in this boot, as the agent tells them. Kept with whatever else is recorded: the agent
+    /// tells them again.
+    #[serde(default)]
+    pub main: MainRuns,
     /// What it is configured with.
     #[serde(default)]
     pub configuration: Configuration,
@@ -38,6 +42,22 @@ pub struct Record {
     pub reason: String,
     /// When it came into its phase, in milliseconds since the epoch.
     pub phase_since_ms: u64,
+}
+
+/// See [`Record::main`]. Times are in milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MainRuns {
+    /// Runs after the first.
+    pub restarts: u32,
+    /// When the newest one began.
+    pub started_ms: Option<u64>,
+    /// When the next one begins, while it is waited for.
+    pub next_ms: Option<u64>,
+    /// Of the newest one that ended.
+    pub last_code: Option<i32>,
+    /// Not 0: so many in a row ended too soon, and there is no other.
+    pub crash_loop: u32,
 }
 
 /// Why the store did not do it.

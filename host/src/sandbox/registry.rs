@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::decide::Machine;
 use super::document::Configuration;
 use super::driver::{Compute, DriverError};
-use super::record::{Record, StoreError};
+use super::record::{MainRuns, Record, StoreError};
 use super::spec::{Bounds, Invalid, Spec, check};
 use super::task::{Beginning, Deps, Ending, Handle, spawn};
 use super::view::wall_ms;
@@ -124,6 +124,7 @@ impl Registry {
             machine: Machine::created(),
             instance_id: String::new(),
             floor: 0,
+            main: MainRuns::default(),
             configuration: Configuration::default(),
             note: String::new(),
             reason: String::new(),
@@ -204,6 +205,11 @@ impl Registry {
             self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// What its console holds behind byte number `from`; see [`super::driver::ComputeDriver::console`].
+    pub fn console(&self, id: Uuid, from: u64) -> (Vec<u8>, u64) {
+        self.deps.driver.console(id, from)
     }
 
     /// The lowest generation accepted from a sandbox; `None` where there is nobody to accept anything from.

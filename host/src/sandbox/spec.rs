@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use prost_types::{Struct, value::Kind};
+use proto::boot::RestartPolicy;
 use proto::budget::{BOOT_SPEC_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, VARIABLE_NAME_MAX, VARIABLE_VALUE_MAX};
-use proto::openshell::v1::{CreateSandboxRequest, SandboxSpec, SandboxTemplate};
+use proto::openshell::v1::{CreateSandboxRequest, SandboxRestartPolicy, SandboxSpec, SandboxTemplate};
 use proto::service::Service;
 use proto::{annotation, service};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ pub struct Spec {
     pub command: Vec<String>,
     /// Main process on a terminal.
     pub tty: bool,
+    /// Whether the main process is started again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
     /// Main process waits for somebody to attach.
     pub await_attachment: bool,
     /// Added to the environment of main process and execs.
@@ -119,6 +123,7 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, In
         memory_mib: memory(template, bounds).map_err(Invalid::of("spec.template.resources"))?,
         command: spec.command.clone(),
         tty: spec.tty,
+        restart: restart(spec.restart_policy).map_err(Invalid::of("spec.restart_policy"))?,
         await_attachment: request.await_main_process_attachment && !spec.command.is_empty(),
         environment: variables,
         labels: request.labels.clone().into_iter().collect(),
@@ -171,6 +176,15 @@ fn services(annotations: &HashMap<String, String>) -> Result<Vec<Service>, Strin
     }
     mistakes.sort_by(|one, other| one.file.cmp(&other.file));
     if mistakes.is_empty() { Ok(services) } else { Err(service::listed(&mistakes)) }
+}
+
+fn restart(policy: i32) -> Result<RestartPolicy, String> {
+    match SandboxRestartPolicy::try_from(policy) {
+        Ok(SandboxRestartPolicy::Unspecified | SandboxRestartPolicy::Never) => Ok(RestartPolicy::Never),
+        Ok(SandboxRestartPolicy::OnFailure) => Ok(RestartPolicy::OnFailure),
+        Ok(SandboxRestartPolicy::Always) => Ok(RestartPolicy::Always),
+        Err(_) => Err(format!("restart_policy: {policy} is none; write 1 (never), 2 (on failure) or 3 (always)")),
+    }
 }
 
 /// Each once, in their order.

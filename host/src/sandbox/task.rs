@@ -12,7 +12,7 @@ use super::decide::{Action, Event, Machine, Refusal, Timer, decide, timer};
 use super::driver::{ComputeDriver, DriverReason, Task};
 use super::link::Link;
 use super::phase::Phase;
-use super::record::{Record, Store};
+use super::record::{MainRuns, Record, Store};
 use super::view::{View, wall_ms};
 use crate::identity::host_key::HostKeys;
 use crate::rotation::clock::Clock;
@@ -24,6 +24,7 @@ mod handle;
 mod requests;
 mod resume;
 
+use evidence::{CRASH_LOOP, crash_loop};
 use handle::Command;
 pub use handle::{AskError, Handle};
 pub use requests::{ConfigureError, RevokeError};
@@ -162,6 +163,10 @@ impl Owner {
                 // Whoever asked may have left; it is done all the same.
                 Next::Command(Some(Command::Revoke(reply))) => drop(reply.send(self.revoke().await)),
                 Next::Command(Some(Command::Configure(update, reply))) => drop(reply.send(self.configure(update))),
+                Next::Command(Some(Command::MainRuns { instance, runs, reply })) => {
+                    self.main_runs(&instance, runs);
+                    let _agent_left = reply.send(());
+                }
                 Next::Command(None) => return,
                 Next::Gone(exit) => self.compute_gone(exit).await,
                 Next::TimeUp => {
@@ -246,6 +251,8 @@ impl Owner {
                 record.note = self.evidence(event);
                 if event == Event::AgentRefused {
                     record.reason = DriverReason::Agent.name();
+                } else if machine.crash_loop {
+                    (record.note, record.reason) = (crash_loop(&record), CRASH_LOOP.into());
                 }
                 if event == Event::GivenUp {
                     record.reason = SERVICE_FAILED.into();
@@ -293,6 +300,15 @@ impl Owner {
             (Some(wanted), Some((running, _))) if wanted == running => {}
             (Some(wanted), _) => self.deadline = Some((wanted, Instant::now() + self.deps.times.of(wanted))),
             (None, _) => self.deadline = None,
+        }
+    }
+
+    /// The agent of one boot tells of its main process. Without the disk, as for sessions: it tells again.
+    fn main_runs(&mut self, instance: &str, runs: MainRuns) {
+        if instance == self.record.instance_id && runs != self.record.main {
+            self.record.main = runs;
+            self.record.version += 1;
+            self.publish();
         }
     }
 

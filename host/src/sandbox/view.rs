@@ -54,7 +54,7 @@ pub fn boot_spec(
         tty: record.spec.tty,
         // Somebody waits for the first start, however many boots it takes; a restart has nobody to wait for.
         await_attachment: record.spec.await_attachment && record.machine.phase == Phase::Provisioning,
-        restart: proto::boot::RestartPolicy::Never,
+        restart: record.spec.restart,
     });
     BootSpec {
         sandbox_id: record.id,
@@ -69,5 +69,7 @@ pub fn boot_spec(
         needs_session: !record.spec.providers.is_empty(),
         environment: record.spec.environment.clone(),
         services: record.spec.services.clone(),
+        workdir: None,
+        image_main: proto::boot::ImageMain { tty: record.spec.tty, restart: record.spec.restart },
     }
 }

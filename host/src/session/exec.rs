@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::debug::DebugCall;
 use proto::exec::{ENCODED_MAX, ExecCommand};
-use proto::layout::{ATTACH_SUBSYSTEM, SSH_USER};
+use proto::layout::{ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM, SSH_USER};
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::{ExecSandboxRequest, SshRelayTarget};
 use russh::client::{self, Handle as SshHandle, Msg};
@@ -28,8 +28,11 @@ const DEFAULT_SIZE: (u32, u32) = (80, 24);
 pub enum Program {
     /// A program of the sandbox.
     Command(ExecCommand),
-    /// The main process.
-    Attach,
+    /// The main process; `take_input`: from whoever has it.
+    Attach {
+        /// See above.
+        take_input: bool,
+    },
     /// The agent itself.
     Debug(DebugCall),
 }
@@ -70,7 +73,7 @@ impl From<ExecSandboxRequest> for Exec {
         let size = |given: u32, default: u32| if given == 0 { default } else { given };
         let terminal = request.tty.then(|| (size(request.cols, DEFAULT_SIZE.0), size(request.rows, DEFAULT_SIZE.1)));
         let program = match request.command.is_empty() {
-            true => Program::Attach,
+            true => Program::Attach { take_input: request.take_input },
             false => {
                 let workdir = (!request.workdir.is_empty()).then_some(request.workdir);
                 Program::Command(ExecCommand { argv: request.command, workdir, login: false })
@@ -165,7 +168,8 @@ async fn request(channel: &Channel<Msg>, exec: &Exec) -> Result<(), russh::Error
     }
     match &exec.program {
         Program::Command(command) => channel.exec(true, command.encode()).await,
-        Program::Attach => channel.request_subsystem(true, ATTACH_SUBSYSTEM).await,
+        Program::Attach { take_input: false } => channel.request_subsystem(true, ATTACH_SUBSYSTEM).await,
+        Program::Attach { take_input: true } => channel.request_subsystem(true, ATTACH_TAKING_INPUT_SUBSYSTEM).await,
         Program::Debug(call) => channel.request_subsystem(true, call.encode()).await,
     }
 }

@@ -85,11 +85,13 @@ impl Agent {
 
     /// With secrets of this revision.
     pub(crate) async fn sync_holding(&self, provider_env_revision: u64) -> Result<SyncReply, Status> {
+        self.sync_telling(SyncRequest { provider_env_revision, ..Default::default() }).await
+    }
+
+    /// With this state of the guest.
+    pub(crate) async fn sync_telling(&self, told: SyncRequest) -> Result<SyncReply, Status> {
         let mut client = VmClient::new(self.channel.clone());
-        client
-            .sync(self.request(SyncRequest { provider_env_revision, ..Default::default() }))
-            .await
-            .map(tonic::Response::into_inner)
+        client.sync(self.request(told)).await.map(tonic::Response::into_inner)
     }
 
     /// Opens a session stream with `first` as its first message; nothing where that is `None`.

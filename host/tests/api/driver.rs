@@ -27,6 +27,7 @@ pub(crate) struct FakeDriver {
     root: PathBuf,
     vms: Arc<Mutex<HashMap<Uuid, Vm>>>,
     faults: Mutex<Faults>,
+    console: Mutex<String>,
 }
 
 struct Vm {
@@ -45,7 +46,12 @@ struct Faults {
 impl FakeDriver {
     pub(crate) fn new(root: PathBuf) -> Self {
         fs::create_dir_all(&root).expect("make the runtime directory");
-        Self { root, vms: Arc::default(), faults: Mutex::default() }
+        Self {
+            root,
+            vms: Arc::default(),
+            faults: Mutex::default(),
+            console: Mutex::new("the last words of a guest".into()),
+        }
     }
 
     /// The `nth` call of this kind from the beginning, counted from 1, fails.
@@ -56,6 +62,11 @@ impl FakeDriver {
     /// Every validation fails with this reason, until told otherwise.
     pub(crate) fn refuse(&self, reason: Option<DriverReason>) {
         self.faults.lock().unwrap().reason = reason;
+    }
+
+    /// What guests have said on their consoles.
+    pub(crate) fn say(&self, console: &str) {
+        *self.console.lock().unwrap() = console.into();
     }
 
     /// How often it was asked to.
@@ -163,7 +174,13 @@ impl ComputeDriver for FakeDriver {
     }
 
     fn console_tail(&self, _: Uuid, _: usize) -> String {
-        "the last words of a guest".into()
+        self.console.lock().unwrap().clone()
+    }
+
+    fn console(&self, _: Uuid, from: u64) -> (Vec<u8>, u64) {
+        let console = self.console.lock().unwrap();
+        let from = usize::try_from(from).unwrap();
+        (console.as_bytes().get(from..).unwrap_or_default().to_vec(), console.len() as u64)
     }
 
     fn found(&self) -> Vec<Uuid> {

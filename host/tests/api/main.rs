@@ -8,6 +8,7 @@ mod driver;
 mod guard;
 mod identity;
 mod lifecycle;
+mod main_process;
 mod relay;
 mod session;
 mod stage;

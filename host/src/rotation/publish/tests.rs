@@ -25,6 +25,8 @@ pub(in crate::rotation) fn boot_spec(sandbox_id: Uuid) -> BootSpec {
         needs_session: false,
         environment: Default::default(),
         services: Vec::new(),
+        workdir: None,
+        image_main: Default::default(),
     }
 }
 

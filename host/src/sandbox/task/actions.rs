@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use proto::last_words::LastWords;
 use proto::layout::SHARE_DIR;
 use proto::vmm::ExitRecord;
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use crate::rotation::publish::IdentityDirectory;
 use crate::sandbox::decide::{Action, Event};
 use crate::sandbox::launch::{LaunchError, launch};
 use crate::sandbox::phase::Phase;
+use crate::sandbox::record::MainRuns;
 use crate::sandbox::view::instance_id;
 
 /// A boot that ends sooner than this after its hello counts as a crash.
@@ -50,6 +52,7 @@ impl Owner {
         self.gone = None;
         let mut record = self.record.clone();
         record.instance_id = instance_id(record.machine.boot, Uuid::new_v4());
+        record.main = MainRuns::default();
         // Durable before the compute exists: a gateway that dies here finds a compute that it knows.
         self.save(record)?;
         self.publish();
@@ -72,12 +75,20 @@ impl Owner {
         let exit = exit.filter(|exit| exit.instance_id == self.record.instance_id);
         let how = describe(exit.as_ref());
         tracing::info!(sandbox = %self.record.id, early, how, "compute is gone");
+        let mut recorded = true;
+        if self.record.machine.main_exit.is_none()
+            && let Some(LastWords { exit_code, crash_loop }) = self.unreported_end(exit.as_ref())
+        {
+            self.record.main.crash_loop = crash_loop;
+            let event = if crash_loop == 0 { Event::MainExited(exit_code) } else { Event::MainGaveUp(exit_code) };
+            recorded = self.happened(event).await;
+        }
         // Expected where it was told to end; and the evidence of an `Error` is about what came before.
         if self.record.machine.phase.is_booting() || self.record.machine.phase == Phase::Ready {
             self.record.note = how;
             self.record.reason = exit.as_ref().map(failure_reason).unwrap_or_default();
         }
-        if !self.happened(Event::Gone { early }).await {
+        if !recorded || !self.happened(Event::Gone { early }).await {
             // It is still gone: that is told again once the store may be back.
             let gone = self.deps.driver.wait_gone(self.record.id);
             self.gone = Some(Box::pin(async {

@@ -10,7 +10,7 @@ use crate::rotation::event::Published;
 use crate::sandbox::decide::Event;
 use crate::sandbox::document::{Configuration, Update};
 use crate::sandbox::phase::Phase;
-use crate::sandbox::record::Record;
+use crate::sandbox::record::{MainRuns, Record};
 use crate::sandbox::view::View;
 
 /// Why an ask was not followed.
@@ -36,6 +36,11 @@ pub(super) enum Command {
         /// What is to be known of it, if it leads to `Error`.
         why: Option<String>,
         reply: oneshot::Sender<Result<Arc<View>, AskError>>,
+    },
+    MainRuns {
+        instance: String,
+        runs: MainRuns,
+        reply: oneshot::Sender<()>,
     },
     Revoke(oneshot::Sender<Result<Published, RevokeError>>),
     Configure(Update, oneshot::Sender<Result<Configuration, ConfigureError>>),
@@ -81,6 +86,19 @@ impl Handle {
     /// [`AskError::Late`] where `instance` is not the current boot.
     pub async fn told(&self, instance: &str, event: Event) -> Result<Arc<View>, AskError> {
         self.send(event, Some(instance.to_string()), None).await
+    }
+
+    /// What the agent of one boot says of the runs of its main process. Returns once it is so; of another boot, or where
+    /// the sandbox is gone, it changes nothing.
+    pub async fn main_runs(&self, instance: &str, runs: MainRuns) {
+        if self.view.borrow().record.main == runs {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        let command = Command::MainRuns { instance: instance.to_owned(), runs, reply };
+        if self.commands.send(command).await.is_ok() {
+            let _gone = answer.await;
+        }
     }
 
     /// Publishes a new token and refuses all before it.
