@@ -4,7 +4,7 @@
 //! ```text
 //!  control thread, runtime of its own          main thread
 //!  ┌──────────────────────────────┐  Tick    ┌──────────────────────────┐
-//!  │ control: hello, heartbeats,  │─────────►│ data: Sync, relay streams│
+//!  │ control: hello, heartbeats,  │─────────►│ data: Sync, relay streams,│
 //!  │ Sync, exit report, token     │  Relay   │ relay ─► ssh / loopback  │
 //!  └──────────────────────────────┘─────────►└──────────────────────────┘
 //! ```
@@ -21,8 +21,12 @@ use proto::openshell::v1::{RelayOpen, SupervisorMessage};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
+<<<<<<< HEAD
 use demand::Demand;
 
+=======
+use crate::logs::Logs;
+>>>>>>> 41ab01d (Log lines from the guest to the gateway: store, bursts, rings)
 use crate::token::holder::{Found, RefreshError, Tokens};
 use crate::workload::secrets::Secrets;
 
@@ -33,6 +37,7 @@ mod data;
 pub mod debug;
 pub mod demand;
 pub mod endpoint;
+mod logs;
 mod pacing;
 mod relay;
 mod sync;
@@ -89,6 +94,8 @@ pub struct Session {
     pub presented: AtomicU64,
     /// What came from the gateway for the workload.
     pub secrets: Arc<Secrets>,
+    /// What the sandbox says.
+    pub logs: Logs,
     /// Whether a token could be read last time: a change is worth a line, a repetition is not.
     pub token_fault: std::sync::Mutex<Option<String>>,
 }
@@ -107,6 +114,7 @@ impl Session {
             reported: watch::Sender::new(false),
             presented: AtomicU64::new(0),
             secrets,
+            logs: Logs::default(),
             token_fault: std::sync::Mutex::new(None),
         }
     }

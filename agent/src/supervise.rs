@@ -5,7 +5,7 @@
 //! | reaper | SIGCHLD | exit codes |
 //! | main process | input of attachments | output, its exit code |
 //! | control (own thread) | heartbeats, relay orders | ticks, stop orders, reports |
-//! | data | ticks, relay orders | relays, each with an SSH server or a port |
+//! | data | ticks, relay orders, log lines | relays, each with an SSH server or a port |
 //!
 //! Nothing here fails: a task that panics is reported and started again.
 
@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use crate::logs::Logs;
 use crate::session::endpoint::Endpoint;
 use crate::session::{RelayOrder, Session, Stop, debug, run_control, run_data};
 use crate::ssh::{DebugCalls, Server};
@@ -42,6 +43,8 @@ const POWER_OFF: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// After a main process that was told to end, how long those attached may take to read the rest.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the gateway may take to get the last log lines.
+const LAST_LINES: Duration = Duration::from_millis(500);
 /// Before a part that panicked is started again.
 const RESTART: Duration = Duration::from_secs(1);
 /// The control thread only speaks with the gateway.
@@ -52,15 +55,18 @@ enum End {
     Stop(Stop),
 }
 
-/// Lives the sandbox's life. Returns the exit code of the machine.
-pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
+/// Lives the sandbox's life, and writes it down in `logs`. Returns the exit code of the machine.
+pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
     let spec = Arc::new(spec);
     let endpoint: Endpoint = spec.endpoint.parse()?;
     let reaper = Arc::new(Reaper::default());
-    let workload = Arc::new(Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone()));
+    let mut workload = Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone());
+    workload.logs = logs.clone();
+    let workload = Arc::new(workload);
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
     let tokens = Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id);
-    let session = Arc::new(Session::new(spec.clone(), tokens, workload.secrets.clone()));
+    let session = Session::new(spec.clone(), tokens, workload.secrets.clone());
+    let session = Arc::new(Session { logs: logs.clone(), ..session });
     let debug = debug_calls(session.clone(), endpoint.clone());
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, workload.clone(), main.clone(), Some(debug))?);
 
@@ -76,7 +82,7 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
         stop = signalled() => End::Stop(stop),
     };
     say_memory();
-    Ok(match end {
+    let code = match end {
         End::Main(code) => {
             tracing::info!(code, "main process ended");
             if let Some(main) = main {
@@ -92,7 +98,10 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
             tokio::join!(end_processes(&workload, grace), timeout(grace + LAST_WORDS, last_words(main, running))).0;
             0
         }
-    })
+    };
+    // What is not taken by then is lost with the machine.
+    let _ = timeout(LAST_LINES, logs.drained()).await;
+    Ok(code)
 }
 
 fn debug_calls(session: Arc<Session>, endpoint: Endpoint) -> DebugCalls {

@@ -21,6 +21,7 @@ use nix::sys::signal::Signal;
 use proto::boot::{BootSpec, WorkloadUser};
 use tokio::time::timeout;
 
+use crate::logs::Logs;
 use crate::sys::{image_file, processes};
 use passwd::User;
 use reaper::Reaper;
@@ -43,6 +44,8 @@ pub struct Workload {
     pub identity: PathBuf,
     /// Who waits for them.
     pub reaper: Arc<Reaper>,
+    /// Where their output is written down.
+    pub logs: Logs,
 }
 
 impl Workload {
@@ -54,7 +57,7 @@ impl Workload {
         });
         let user = User::find(&String::from_utf8_lossy(&passwd), spec.user);
         let secrets = Arc::new(Secrets::new(spec.needs_session));
-        Self { user, environment: spec.environment.clone(), secrets, agent, identity, reaper }
+        Self { user, environment: spec.environment.clone(), secrets, agent, identity, reaper, logs: Logs::default() }
     }
 
     /// The ids.

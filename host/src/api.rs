@@ -10,6 +10,7 @@ pub mod exec;
 pub mod guard;
 pub mod lifecycle;
 pub mod listeners;
+mod logs;
 pub mod loopback;
 pub mod reply;
 mod secrets;

@@ -1,7 +1,7 @@
 //! The contracts between gateway, vmm and agent.
 //!
 //! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
-//! their frames that carry bytes ([`relay`]), the documents that are handed over as JSON ([`boot`], [`exec`],
+//! their frames that carry bytes ([`relay`]), their log lines ([`log`]), the documents that are handed over as JSON ([`boot`], [`exec`],
 //! [`vmm`], [`debug`]), the console's file ([`console`]), the
 //! places inside a guest ([`layout`]), the names of annotations ([`annotation`]), the numbers ([`budget`]) and the
 //! versions ([`version`]). Numbers that depend on each other are tied by assertions which fail the build.
@@ -16,6 +16,7 @@ pub mod console;
 pub mod debug;
 pub mod exec;
 pub mod layout;
+pub mod log;
 pub mod relay;
 mod secretive;
 pub mod version;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use proto::boot::MainProcess as Spec;
 use proto::budget::{self, MAIN_OUTPUT_RING};
+use proto::log::SOURCE_MAIN;
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
@@ -26,6 +27,7 @@ use super::output::Output;
 use super::process::{Process, Terminal, resize};
 use super::reaper::exited;
 use super::ring::{Ring, Stream};
+use crate::logs::Writer;
 
 /// Pieces of input that wait for the process to read.
 const INPUT: usize = 4;
@@ -48,6 +50,7 @@ pub struct MainProcess {
     terminal: Mutex<Setup>,
     input: mpsc::Sender<Input>,
     inbox: Mutex<Option<mpsc::Receiver<Input>>>,
+    log: Writer,
 }
 
 #[derive(Debug)]
@@ -85,6 +88,7 @@ impl MainProcess {
         let (input, inbox) = mpsc::channel(INPUT);
         let wanted = Terminal { kind: "xterm-256color".to_owned(), size: (80, 24) };
         Self {
+            log: workload.logs.writer(SOURCE_MAIN),
             spec,
             workload,
             output: Mutex::new(Watched { ring: Ring::new(MAIN_OUTPUT_RING), readers: HashMap::new(), next_reader: 0 }),
@@ -112,6 +116,7 @@ impl MainProcess {
                 EXIT_NOT_STARTED
             }
         };
+        self.log.finish();
         self.state.send_replace(State::Ended(code));
         code
     }
@@ -175,6 +180,7 @@ impl MainProcess {
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
+        self.log.write(stream, bytes);
         let mut output = self.lock_output();
         output.ring.write(stream, bytes);
         self.written.send_replace(output.ring.end());

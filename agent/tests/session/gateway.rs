@@ -324,6 +324,7 @@ impl OpenShell for Gateway {
         delete_sandbox(DeleteSandboxRequest) -> DeleteSandboxResponse;
         stop_sandbox(StopSandboxRequest) -> SandboxResponse;
         start_sandbox(StartSandboxRequest) -> SandboxResponse;
+        get_sandbox_logs(GetSandboxLogsRequest) -> GetSandboxLogsResponse;
         watch_sandbox(WatchSandboxRequest) -> Self::WatchSandboxStream;
         exec_sandbox(ExecSandboxRequest) -> Self::ExecSandboxStream;
         exec_sandbox_interactive(Streaming<ExecSandboxInput>) -> Self::ExecSandboxInteractiveStream;

@@ -22,6 +22,7 @@ use host::sandbox::spec::Bounds;
 use host::sandbox::task::{Deps, Handle, Times};
 use host::sandbox::view::View;
 use host::secrets::Secrets;
+use host::session::logs::Logs;
 use host::session::refusals::Refusals;
 use host::session::relay::Relays;
 use host::session::sessions::Sessions;
@@ -139,6 +140,7 @@ impl Stage {
             sessions: sessions.clone(),
             relays: relays.clone(),
             refusals: refusals.clone(),
+            logs: Logs::default(),
             heartbeat: knobs.heartbeat,
         };
         let api = Api {
