@@ -18,6 +18,8 @@ mod identity;
 mod isolation;
 #[path = "vm/lifecycle.rs"]
 mod lifecycle;
+#[path = "vm/logs.rs"]
+mod logs;
 #[path = "vm/operator.rs"]
 mod operator;
 #[path = "vm/outages.rs"]
@@ -50,6 +52,7 @@ fn main() {
         isolation::trials(),
         exec::trials(),
         relay::trials(),
+        logs::trials(),
         tokens::trials(),
         identity::trials(),
         operator::trials(),

@@ -25,6 +25,7 @@ mod exec;
 mod gateway;
 mod get;
 mod list;
+mod logs;
 mod name;
 mod progress;
 mod secret;
@@ -84,6 +85,8 @@ enum SandboxVerb {
     Get(get::Get),
     /// Run a command in a sandbox
     Exec(exec::Exec),
+    /// Show what a sandbox has said
+    Logs(logs::Logs),
     /// Attach to the main process of a sandbox
     Attach(attach::Attach),
     /// Stop a sandbox
@@ -156,6 +159,7 @@ impl SandboxVerb {
             Self::List(verb) => verb.run(gateway, console).await,
             Self::Get(verb) => verb.run(gateway, console).await,
             Self::Exec(verb) => verb.run(gateway, console).await,
+            Self::Logs(verb) => verb.run(gateway, console).await,
             Self::Attach(verb) => verb.run(gateway, console).await,
             Self::Stop(verb) => verb.run(gateway, console).await,
             Self::Start(verb) => verb.run(gateway, console).await,

@@ -8,6 +8,7 @@ mod driver;
 mod guard;
 mod identity;
 mod lifecycle;
+mod logs;
 mod relay;
 mod session;
 mod stage;
