@@ -68,7 +68,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rate => write!(f, "written faster than {RATE_LINES} lines a second or their bytes"),
-            Self::Memory => f.write_str("newer ones took their room before the gateway had them"),
+            Self::Memory => f.write_str("newer ones took their room in the guest"),
             Self::Busy => f.write_str("the agent could not write them down"),
         }
     }
