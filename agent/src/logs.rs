@@ -43,9 +43,8 @@ struct Shared {
     store: Mutex<Store>,
     /// Lines that found the store busy.
     unwritten: AtomicU64,
-    /// The number of the last line.
-    last: watch::Sender<u64>,
-    /// The number of the last line that the gateway has.
+    end: watch::Sender<End>,
+    /// The number of the last line that the gateway has, as far as is known.
     taken: watch::Sender<u64>,
     /// The sandbox ends: lines are not gathered any more.
     hurry: watch::Sender<bool>,
@@ -63,7 +62,7 @@ impl Logs {
         let shared = Shared {
             store: Mutex::new(Store::new(bytes)),
             unwritten: AtomicU64::new(0),
-            last: watch::Sender::new(0),
+            end: watch::Sender::new(End::default()),
             taken: watch::Sender::new(0),
             hurry: watch::Sender::new(false),
         };
@@ -81,14 +80,19 @@ impl Logs {
         self.store().after(sequence, lines, bytes)
     }
 
-    /// The number of the last line, as it rises.
-    pub fn last(&self) -> watch::Receiver<u64> {
-        self.shared.last.subscribe()
+    /// How far it was written.
+    pub fn written(&self) -> watch::Receiver<End> {
+        self.shared.end.subscribe()
     }
 
-    /// The gateway has all lines up to this one.
+    /// The number of the last line that the gateway has, as far as is known. Falls when a gateway has forgotten it.
+    pub fn known(&self) -> watch::Receiver<u64> {
+        self.shared.taken.subscribe()
+    }
+
+    /// The gateway has all lines up to this one, and none after it.
     pub fn taken(&self, sequence: u64) {
-        self.shared.taken.send_replace(sequence);
+        self.shared.taken.send_if_modified(|taken| std::mem::replace(taken, sequence) != sequence);
     }
 
     /// Becomes true when the sandbox ends.
@@ -99,7 +103,7 @@ impl Logs {
     /// Resolves when the gateway has all that was written so far. Nothing is gathered from here on.
     pub async fn drained(&self) {
         self.shared.hurry.send_replace(true);
-        let last = *self.shared.last.borrow();
+        let last = self.shared.end.borrow().last;
         let _ = self.shared.taken.subscribe().wait_for(|taken| *taken >= last).await;
     }
 
@@ -108,18 +112,35 @@ impl Logs {
     }
 
     /// Writes to the store, and wakes whoever sends.
-    fn commit(&self, mut store: MutexGuard<'_, Store>, write: impl FnOnce(&mut Store)) {
+    fn commit(&self, mut store: MutexGuard<'_, Store>, pressing: bool, write: impl FnOnce(&mut Store)) {
         let unwritten = self.shared.unwritten.swap(0, Ordering::Relaxed);
         store.skip(unwritten, SOURCE_AGENT, Reason::Busy);
         write(&mut store);
         let last = store.last();
         drop(store);
-        self.shared.last.send_replace(last);
+        self.shared.end.send_if_modified(|end| {
+            let new = last > end.last;
+            // Of two writers, the later one may be here first.
+            end.last = end.last.max(last);
+            if pressing {
+                end.pressing = end.pressing.max(last);
+            }
+            new
+        });
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far lines were written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct End {
+    /// The number of the last line.
+    pub last: u64,
+    /// That of the last one which somebody waits for: what the agent says of its daily work is none.
+    pub pressing: u64,
 }
 
 /// One source of lines. Cheap to clone.
@@ -163,7 +184,7 @@ impl Writer {
             Stream::Out => (out, "stdout"),
             Stream::Err => (err, "stderr"),
         };
-        self.logs.commit(self.logs.store(), |store| {
+        self.logs.commit(self.logs.store(), true, |store| {
             split(lines, &mut |message, continues| {
                 if rate.admit(message.len(), now) {
                     let source = self.source.clone();
@@ -189,7 +210,8 @@ impl Writer {
         for _ in 0..ATTEMPTS {
             if let (Ok(mut state), Ok(store)) = (self.state.try_lock(), self.logs.shared.store.try_lock()) {
                 let (admitted, source) = (state.rate.admit(message.len(), Instant::now()), self.source.clone());
-                self.logs.commit(store, |store| {
+                let pressing = matches!(level, "WARN" | "ERROR");
+                self.logs.commit(store, pressing, |store| {
                     if admitted {
                         let (at, message) = (clock::wall(), message.into());
                         let line = |sequence| Line { sequence, at, level, target, source, message, continues: false };
@@ -246,7 +268,7 @@ mod tests {
         main.write(Stream::Out, flood.as_bytes());
         logs.writer("agent").line("INFO", "agent", "still here");
         let entries = logs.after(0, usize::MAX, usize::MAX);
-        assert_eq!(*logs.last().borrow(), 100_001);
+        assert_eq!(*logs.written().borrow(), End { last: 100_001, pressing: 100_000 });
         let [.., Entry::Gap(gap), Entry::Line(last)] = &entries[..] else { panic!("{:?}", entries.last()) };
         assert_eq!((gap.last, gap.reason, &*last.message), (100_000, Reason::Rate, "still here"));
     }

@@ -4,9 +4,12 @@
 //! its way than one burst, of which a stream's window is sent ahead; relays and Syncs of the connection have the rest
 //! of its window. No stream stays open while there is nothing to say.
 //!
-//! Wherever it is not sure what the gateway has (a new connection, a burst without an answer) the agent asks by Sync,
-//! and goes on from there: a gateway that was started again gets all that is still kept, and one that has taken lines
-//! whose answer was lost gets none of them twice.
+//! Each burst begins with a Sync, whose reply names the last line that the gateway has: a gateway that was started
+//! again gets all that is still kept, and one that has taken lines whose answer was lost gets none of them twice. The
+//! Syncs of the control connection tell the same with each heartbeat, so that a gateway that has forgotten everything is
+//! noticed although nothing new is said.
+//!
+//! What programs say, warnings and gaps are worth a data connection; what else the agent says waits for one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,55 +58,50 @@ async fn restarted<F: Future<Output = ()> + Send + 'static>(mut begin: impl FnMu
 }
 
 async fn send(session: Arc<Session>, mut client: watch::Receiver<Option<Client>>) {
-    let (mut last, mut hurry) = (session.logs.last(), session.logs.hurried());
-    // What the gateway has, while that is known.
-    let mut taken = None;
+    let (mut written, mut taken, mut hurry) = (session.logs.written(), session.logs.known(), session.logs.hurried());
     loop {
-        // Whoever is connected now may be somebody else than before.
-        if client.has_changed().unwrap_or(true) {
-            taken = None;
+        // Before the look, so that what comes between look and wait is not missed.
+        let (end, known) = (*written.borrow_and_update(), *taken.borrow_and_update());
+        let there = client.borrow_and_update().is_some();
+        let pressing = end.pressing > known || (*hurry.borrow_and_update() && end.last > known);
+        if !pressing && !(there && end.last > known) {
+            let gone = tokio::select! {
+                changed = written.changed() => changed.is_err(),
+                changed = taken.changed() => changed.is_err(),
+                changed = client.changed() => changed.is_err(),
+                changed = hurry.changed() => changed.is_err(),
+            };
+            if gone {
+                return;
+            }
+            continue;
+        }
+        let needed = pressing.then(|| session.demand.need());
+        tokio::select! {
+            () = sleep(GATHER) => {}
+            _ = hurry.wait_for(|hurry| *hurry) => {}
         }
         let Ok(connected) = client.wait_for(Option::is_some).await.map(|client| client.clone()) else { return };
         let Some(mut connected) = connected else { continue };
-        if let Some(known) = taken {
+        let outcome = burst(&session, &mut connected).await;
+        drop(needed);
+        if let Err(status) = outcome {
+            if pressing && let Some(suppressed) = NOT_TAKEN.admit(Instant::now()) {
+                tracing::info!(suppressed, "the gateway did not take log lines: {}", brief(&status));
+            }
+            let pause = if status.code() == Code::Unimplemented { LONG_PAUSE } else { PAUSE };
             tokio::select! {
-                written = last.wait_for(|last| *last > known) => if written.is_err() { return },
-                _ = client.changed() => {
-                    taken = None;
-                    continue;
-                }
-            }
-            tokio::select! {
-                () = sleep(GATHER) => {}
-                _ = hurry.wait_for(|hurry| *hurry) => {}
-            }
-        }
-        match burst(&session, &mut connected, taken).await {
-            Ok(sequence) => {
-                session.logs.taken(sequence);
-                taken = Some(sequence);
-            }
-            Err(status) => {
-                taken = None;
-                if let Some(suppressed) = NOT_TAKEN.admit(Instant::now()) {
-                    tracing::warn!(suppressed, "the gateway did not take log lines: {}", brief(&status));
-                }
-                let pause = if status.code() == Code::Unimplemented { LONG_PAUSE } else { PAUSE };
-                tokio::select! {
-                    () = sleep(pause) => {}
-                    _ = client.changed() => {}
-                }
+                () = sleep(pause) => {}
+                _ = client.changed() => {}
             }
         }
     }
 }
 
-/// Sends what comes after the lines that the gateway has. Returns the number of the last line that it has then.
-async fn burst(session: &Arc<Session>, client: &mut Client, taken: Option<u64>) -> Result<u64, Status> {
-    let mut taken = match taken {
-        Some(taken) => taken,
-        None => sync(client, session).await?.log_sequence,
-    };
+/// Sends what comes after the lines that the gateway has, which it is asked for: it may have taken those whose answer
+/// was lost, or have forgotten all.
+async fn burst(session: &Arc<Session>, client: &mut Client) -> Result<(), Status> {
+    let mut taken = sync(client, session).await?.log_sequence;
     let mut batches = vec![];
     while batches.len() < BURST {
         let entries = session.logs.after(taken, BATCH_LINES, BATCH_BYTES);
@@ -120,7 +118,8 @@ async fn burst(session: &Arc<Session>, client: &mut Client, taken: Option<u64>) 
             .map_err(|_| Status::deadline_exceeded(format!("no answer within {:?}", budget::UNARY)))?
             .inspect_err(|status| session.heed(status, presented))?;
     }
-    Ok(taken)
+    session.logs.taken(taken);
+    Ok(())
 }
 
 fn message(session: &Session, entry: Entry) -> SandboxLogLine {
