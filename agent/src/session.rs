@@ -21,12 +21,9 @@ use proto::openshell::v1::{RelayOpen, SupervisorMessage};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
-<<<<<<< HEAD
 use demand::Demand;
 
-=======
 use crate::logs::Logs;
->>>>>>> 41ab01d (Log lines from the guest to the gateway: store, bursts, rings)
 use crate::token::holder::{Found, RefreshError, Tokens};
 use crate::workload::secrets::Secrets;
 
