@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     fn lines(logs: &Logs) -> Vec<(String, String)> {
-        let line = |entry| match entry {
+        let line = |entry: Entry| match entry {
             Entry::Line(line) => (line.source.to_string(), line.message.to_string()),
             Entry::Gap(gap) => (gap.source.to_string(), format!("{}..={} {:?}", gap.first, gap.last, gap.reason)),
         };

@@ -97,7 +97,7 @@ mod tests {
     fn lines_end_where_they_end() {
         let whole = |text: &str| (text.to_owned(), false);
         assert_eq!(split(&[b"a\n\nb\r\n", b"c", b"d\n", b"e"]), ["a", "", "b", "cd", "e"].map(whole));
-        assert_eq!(split(&[b""]), []);
+        assert!(split(&[b""]).is_empty());
         // Steps of a progress bar are one line, and its control characters are kept.
         assert_eq!(split(&[b"1%\r2%\r\x1b[1m3%\x00\n"]), [whole("1%\r2%\r\x1b[1m3%\0")]);
     }
@@ -130,7 +130,8 @@ mod tests {
             let whole = pieces.concat();
             // Where no byte is invalid, all of them come out.
             if let Ok(whole) = std::str::from_utf8(&whole) {
-                prop_assert_eq!(text.trim_end_matches('\n'), whole.replace("\r\n", "\n").trim_end_matches('\n'));
+                let plain = |text: &str| text.replace('\r', "").trim_end_matches('\n').to_owned();
+                prop_assert_eq!(plain(&text), plain(whole));
             }
         }
     }

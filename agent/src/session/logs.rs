@@ -43,17 +43,17 @@ static NOT_TAKEN: RateLimit = RateLimit::new(Duration::from_secs(10));
 
 /// Sends for ever. Dropped, it ends.
 pub(super) async fn run(session: Arc<Session>, client: watch::Receiver<Option<Client>>) {
-    restarted(|| send(session.clone(), client.clone())).await;
+    restarted(PAUSE, || send(session.clone(), client.clone())).await;
 }
 
 /// A defect in here costs nobody else anything: it is reported and begun again.
-async fn restarted<F: Future<Output = ()> + Send + 'static>(mut begin: impl FnMut() -> F) {
+async fn restarted<F: Future<Output = ()> + Send + 'static>(pause: Duration, mut begin: impl FnMut() -> F) {
     let mut running = JoinSet::new();
     loop {
         running.spawn(begin());
         let ended = running.join_next().await;
         tracing::error!(?ended, "the task that sends log lines ended");
-        sleep(PAUSE).await;
+        sleep(pause).await;
     }
 }
 
@@ -167,19 +167,24 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn a_panic_is_not_the_end() {
         let begun = Arc::new(AtomicU32::new(0));
         let counted = begun.clone();
-        let task = tokio::spawn(restarted(move || {
+        let task = tokio::spawn(restarted(Duration::from_millis(1), move || {
             let number = counted.fetch_add(1, Ordering::Relaxed);
             async move {
                 assert!(number > 2, "panics three times");
                 std::future::pending().await
             }
         }));
-        sleep(10 * PAUSE).await;
-        assert_eq!(begun.load(Ordering::Relaxed), 4);
+        let fourth = async {
+            while begun.load(Ordering::Relaxed) < 4 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), fourth).await.expect("begun a fourth time");
+        assert!(!task.is_finished());
         task.abort();
     }
 }

@@ -56,9 +56,9 @@ impl Api {
             stop_on_terminal: request.stop_on_terminal,
             ready: VecDeque::new(),
         };
-        Ok(Box::pin(stream::unfold(follower, |mut follower| async {
+        Ok(Box::pin(stream::unfold(follower, |mut follower: Follower| async move {
             let event = follower.next().await?;
-            Some((Ok(SandboxStreamEvent { payload: Some(event) }), follower))
+            Some((Ok::<_, Status>(SandboxStreamEvent { payload: Some(event) }), follower))
         })))
     }
 }

@@ -93,7 +93,8 @@ impl Supervisors {
                     &*pinned.insert(self.logs.of(&self.registry, &known))
                 }
             };
-            let boot = &handle.view().record.instance_id;
+            let view = handle.view();
+            let boot = &view.record.instance_id;
             let numbered = check::batch(batch.logs, &own, boot).map_err(|why| status::invalid("logs", why))?;
             if !ring.take(boot, numbered, Instant::now()) {
                 let message = format!("more than {} bytes of log lines a second; send them later", ring::RATE);

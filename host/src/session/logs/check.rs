@@ -1,7 +1,11 @@
 //! What an agent may put in a batch.
 
+use prost_types::Timestamp;
 use proto::log::{BATCH_LINES, FIELD_BOOT, FIELD_MAX, FIELD_SEQUENCE, FIELDS_MAX, LEVELS, MESSAGE_MAX, NAME_MAX};
 use proto::openshell::v1::SandboxLogLine;
+
+/// From here on, a time cannot be written as those of RFC 3339.
+const YEAR_10000: i64 = 253_402_300_800;
 
 /// The lines of a batch, each with its number.
 ///
@@ -15,12 +19,8 @@ pub(super) fn batch(
     if lines.len() > BATCH_LINES {
         return Err(format!("a batch has at most {BATCH_LINES} lines"));
     }
-    let numbered = lines.into_iter().map(|mut line| {
-        let number = number(&line, boot)?;
-        line.sandbox_id = sandbox_id.to_owned();
-        Ok((number, line))
-    });
-    numbered.collect()
+    let owned = |line| SandboxLogLine { sandbox_id: sandbox_id.to_owned(), ..line };
+    lines.into_iter().map(|line| number(&line, boot).map(|number| (number, owned(line)))).collect()
 }
 
 fn number(line: &SandboxLogLine, boot: &str) -> Result<u64, String> {
@@ -37,8 +37,10 @@ fn number(line: &SandboxLogLine, boot: &str) -> Result<u64, String> {
     if line.fields.len() > FIELDS_MAX || line.fields.iter().any(long) {
         return Err(format!("a line has at most {FIELDS_MAX} fields of {FIELD_MAX} bytes"));
     }
-    if line.event_time.as_ref().is_none_or(|time| !(0..1_000_000_000).contains(&time.nanos) || time.seconds < 0) {
-        return Err("a line has a time, not before 1970".to_owned());
+    let in_range =
+        |time: &Timestamp| (0..1_000_000_000).contains(&time.nanos) && (0..YEAR_10000).contains(&time.seconds);
+    if !line.event_time.as_ref().is_some_and(in_range) {
+        return Err("a line has a time, from 1970 on and of four digits".to_owned());
     }
     if line.fields.get(FIELD_BOOT).is_none_or(|named| named != boot) {
         return Err(format!("the field `{FIELD_BOOT}` is the current boot of the sandbox"));
@@ -57,7 +59,7 @@ mod tests {
             source: "main".into(),
             target: "stdout".into(),
             message: "x".into(),
-            event_time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+            event_time: Some(Timestamp { seconds: 1, nanos: 0 }),
             fields: [("boot".to_owned(), "1-a".to_owned()), ("seq".to_owned(), "7".to_owned())].into(),
             ..Default::default()
         }
@@ -81,7 +83,8 @@ mod tests {
         assert!(refused(|line| line.target = "x".repeat(NAME_MAX + 1)));
         assert!(refused(|line| line.level = "LOUD".into()));
         assert!(refused(|line| line.event_time = None));
-        assert!(refused(|line| line.event_time = Some(prost_types::Timestamp { seconds: 1, nanos: -1 })));
+        assert!(refused(|line| line.event_time = Some(Timestamp { seconds: 1, nanos: -1 })));
+        assert!(refused(|line| line.event_time = Some(Timestamp { seconds: YEAR_10000, nanos: 0 })));
         assert!(refused(|line| line.fields.extend((0..20).map(|n| (n.to_string(), String::new())))));
         assert!(refused(|line| drop(line.fields.insert("x".into(), "x".repeat(FIELD_MAX + 1)))));
         for (field, value) in [("boot", "2-b"), ("seq", "0"), ("seq", "-1"), ("seq", ""), ("seq", "1e3")] {
