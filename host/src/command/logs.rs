@@ -204,7 +204,7 @@ fn text(line: &SandboxLogLine) -> String {
 fn time(line: &SandboxLogLine) -> String {
     let millis = line.event_time.as_ref().map_or(0, |time| {
         u64::try_from(time.seconds).unwrap_or(0).min(LAST_SECOND) * 1000
-            + u64::try_from(time.nanos).unwrap_or(0) / 1_000_000
+            + (u64::try_from(time.nanos).unwrap_or(0) / 1_000_000).min(999)
     });
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
 }
