@@ -1,4 +1,4 @@
-//! What the agent says, on the console: one line each, `openshell-agent: info: message field=value`.
+//! What the agent says, on the console and to the gateway. On the console: one line each, `openshell-agent: info: message field=value`.
 //!
 //! A subscriber of its own, because all that a guest's console needs of a logging library is this one format.
 //! Only the agent's own events pass: what a library says of a connection may contain what goes over it.
@@ -12,12 +12,14 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::logs::Writer;
+
 /// The library and the program.
 const OWN: [&str; 2] = ["agent", "openshell_agent"];
 
-/// Makes the console the subscriber of this process, and panics its events.
-pub fn install() {
-    let _ = tracing::subscriber::set_global_default(Console { lines: Mutex::new(()) });
+/// Makes the console the subscriber of this process, and panics its events. `log` gets them, too.
+pub fn install(log: Writer) {
+    let _ = tracing::subscriber::set_global_default(Console { lines: Mutex::new(()), log });
     std::panic::set_hook(Box::new(|panic| tracing::error!("panic: {panic}")));
 }
 
@@ -25,6 +27,7 @@ pub fn install() {
 struct Console {
     /// Held while a line is written, so that those of two threads do not mix.
     lines: Mutex<()>,
+    log: Writer,
 }
 
 impl Subscriber for Console {
@@ -42,7 +45,11 @@ impl Subscriber for Console {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let line = line(event);
+        let text = text(event);
+        let metadata = event.metadata();
+        self.log.line(metadata.level().as_str(), metadata.target(), &text);
+        let level = metadata.level().as_str().to_ascii_lowercase();
+        let line = format!("openshell-agent: {level}: {text}\n");
         let _one_at_a_time = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         // A console that nobody reads is no reason to end.
         let _ = std::io::stderr().write_all(line.as_bytes());
@@ -53,14 +60,12 @@ impl Subscriber for Console {
     fn exit(&self, _: &Id) {}
 }
 
-fn line(event: &Event<'_>) -> String {
+fn text(event: &Event<'_>) -> String {
     let mut words = Words::default();
     event.record(&mut words);
-    let level = event.metadata().level().as_str().to_ascii_lowercase();
     let text = format!("{}{}", words.message, words.fields);
     // What a guest chose must not look like a line of its own.
-    let text: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    format!("openshell-agent: {level}: {text}\n")
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[derive(Default)]

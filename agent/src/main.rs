@@ -13,10 +13,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use agent::boot::{Booted, Machine};
+use agent::logs::Logs;
 use agent::power::{EXIT_AGENT_FAULT, EXIT_BOOT_FAILED};
 use agent::workload::launch::{Launch, VERB};
 use agent::{console, supervise};
 use proto::debug::{EXIT_REFUSED, NO_IDENTITY};
+use proto::log::SOURCE_AGENT;
 use proto::version::{PROTOCOL, VERSION};
 use proto::vmm::{PROBE_EXIT, PROBE_LINE};
 
@@ -59,15 +61,16 @@ fn usage() -> ExitCode {
 
 /// Ends the machine; returns only where that failed.
 fn init() -> u8 {
-    console::install();
+    let logs = Logs::default();
+    console::install(logs.writer(SOURCE_AGENT));
     let mut machine = Machine::new();
-    let code = catch_unwind(AssertUnwindSafe(|| live(&mut machine))).unwrap_or(EXIT_AGENT_FAULT);
+    let code = catch_unwind(AssertUnwindSafe(|| live(&mut machine, logs))).unwrap_or(EXIT_AGENT_FAULT);
     machine.power.off(code);
     code
 }
 
 #[allow(clippy::print_stdout, reason = "the console is standard output")]
-fn live(machine: &mut Machine) -> u8 {
+fn live(machine: &mut Machine, logs: Logs) -> u8 {
     let spec = match machine.boot() {
         Ok(Booted::Sandbox(spec)) => *spec,
         Ok(Booted::Probe) => {
@@ -82,7 +85,7 @@ fn live(machine: &mut Machine) -> u8 {
     tracing::info!(sandbox = %spec.sandbox_id, instance = spec.instance_id, version = VERSION, "booted");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(supervise::supervise(spec)),
+        Ok(runtime) => runtime.block_on(supervise::supervise(spec, logs)),
         Err(error) => Err(format!("failed to make the runtime: {error}")),
     };
     outcome.unwrap_or_else(|error| {

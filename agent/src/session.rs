@@ -4,7 +4,7 @@
 //! ```text
 //!  control thread, runtime of its own          main thread
 //!  ┌──────────────────────────────┐  Tick    ┌──────────────────────────┐
-//!  │ control: hello, heartbeats,  │─────────►│ data: Sync, relay streams│
+//!  │ control: hello, heartbeats,  │─────────►│ data: Sync, relay streams,│
 //!  │ Sync, exit report, token     │  Relay   │ relay ─► ssh / loopback  │
 //!  └──────────────────────────────┘─────────►└──────────────────────────┘
 //! ```
@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 
 use demand::Demand;
 
+use crate::logs::Logs;
 use crate::token::holder::{Found, RefreshError, Tokens};
 use crate::workload::main_process::Runs;
 use crate::workload::secrets::Secrets;
@@ -35,6 +36,7 @@ mod data;
 pub mod debug;
 pub mod demand;
 pub mod endpoint;
+mod logs;
 mod pacing;
 mod relay;
 mod sync;
@@ -104,6 +106,8 @@ pub struct Session {
     pub secrets: Arc<Secrets>,
     /// What the gateway is told of the services with every Sync.
     pub told: watch::Sender<Told>,
+    /// What the sandbox says.
+    pub logs: Logs,
     /// Whether a token could be read last time: a change is worth a line, a repetition is not.
     pub token_fault: std::sync::Mutex<Option<String>>,
 }
@@ -124,6 +128,7 @@ impl Session {
             presented: AtomicU64::new(0),
             secrets,
             told: watch::Sender::default(),
+            logs: Logs::default(),
             token_fault: std::sync::Mutex::new(None),
         }
     }

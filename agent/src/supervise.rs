@@ -6,20 +6,23 @@
 //! | main process | input of attachments | output, its exit code |
 //! | services | ends of programs, notify sockets | programs, their state |
 //! | control (own thread) | heartbeats, relay orders | ticks, stop orders, reports |
-//! | data | ticks, relay orders | relays, each with an SSH server or a port |
+//! | data | ticks, relay orders, log lines | relays, each with an SSH server or a port |
 //!
 //! Nothing here fails: a task that panics is reported and started again.
 
 use std::pin::pin;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::boot::BootSpec;
+use proto::service::Service;
 use proto::{budget, layout};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use crate::logs::{Logs, Writer};
 use crate::power::{self, EXIT_SERVICE_LOST};
 use crate::services::{RUN_DIRECTORY, Services, Sink};
 use crate::session::endpoint::Endpoints;
@@ -48,6 +51,8 @@ const SERVICES: Duration = Duration::from_secs(7);
 const TELL: Duration = Duration::from_secs(1);
 /// After a main process that was told to end, how long those attached may take to read the rest.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the gateway may take to get the last log lines.
+const LAST_LINES: Duration = Duration::from_millis(500);
 /// Before a part that panicked is started again.
 const RESTART: Duration = Duration::from_secs(1);
 /// The control thread only speaks with the gateway.
@@ -60,22 +65,21 @@ enum End {
     Lost(String),
 }
 
-/// Lives the sandbox's life. Returns the exit code of the machine.
-pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
+/// Lives the sandbox's life, and writes it down in `logs`. Returns the exit code of the machine.
+pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
     let spec = Arc::new(spec);
     let endpoints = Endpoints::of(&spec)?;
     let reaper = Arc::new(Reaper::default());
-    let workload = Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone());
+    let mut workload = Workload::new(&spec, SELF.into(), layout::IDENTITY_DIR.into(), reaper.clone());
+    workload.logs = logs.clone();
     let executed = Arc::new(workload.within(cgroup::EXEC));
     let workload = Arc::new(workload.within(cgroup::MAIN));
     let main = spec.main.clone().map(|main| Arc::new(MainProcess::new(main, workload.clone())));
     let tokens = Tokens::new(layout::IDENTITY_DIR, spec.sandbox_id);
     let runs = main.as_ref().map(|main| main.runs());
     let session = Session::new(spec.clone(), tokens, workload.secrets.clone());
-    let session = Arc::new(Session { main_runs: runs, ..session });
-    // Kept by each service itself, its end; a log of all of them would be another sink.
-    let sink: Sink = Arc::new(|_, _, _| {});
-    let services = Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), sink);
+    let session = Arc::new(Session { main_runs: runs, logs: logs.clone(), ..session });
+    let services = Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), services_log(&spec.services, &logs));
     let debug = debug_calls(session.clone(), endpoints.clone(), services.clone());
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, executed, main.clone(), Some(debug))?);
 
@@ -94,7 +98,7 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
         why = services.lost() => End::Lost(why),
     };
     say_memory();
-    Ok(match end {
+    let code = match end {
         End::Main(finished) => {
             tracing::info!(code = finished.code, crash_loop = finished.crash_loop, "main process ended");
             if let Some(main) = main {
@@ -122,13 +126,27 @@ pub async fn supervise(spec: BootSpec) -> Result<u8, String> {
             give_up(&session, why).await;
             EXIT_SERVICE_LOST
         }
-    })
+    };
+    // What is not taken by then is lost with the machine.
+    let _ = timeout(LAST_LINES, logs.drained()).await;
+    Ok(code)
 }
 
 fn debug_calls(session: Arc<Session>, endpoints: Endpoints, services: Arc<Services>) -> DebugCalls {
     Box::new(move |call| {
         let answer = debug::call(session.clone(), endpoints.clone(), services.clone(), call);
         Box::pin(async move { answer.await.map_err(|error| (error.message, error.exit_code)) })
+    })
+}
+
+/// What services write is a source of log lines each, by their names.
+fn services_log(services: &[Service], logs: &Logs) -> Sink {
+    let writers: HashMap<String, Writer> =
+        services.iter().map(|service| (service.name.clone(), logs.writer(&service.name))).collect();
+    Arc::new(move |name, stream, bytes| {
+        if let Some(writer) = writers.get(name) {
+            writer.write(stream, bytes);
+        }
     })
 }
 

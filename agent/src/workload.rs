@@ -24,6 +24,7 @@ use proto::boot::{BootSpec, WorkloadUser};
 use rustix::process::{Pid, Signal as Sent};
 use tokio::time::timeout;
 
+use crate::logs::Logs;
 use crate::sys::{image_file, processes};
 use passwd::{PASSWD, User};
 use reaper::Reaper;
@@ -48,6 +49,8 @@ pub struct Workload {
     pub cgroup: Option<PathBuf>,
     /// Who waits for them.
     pub reaper: Arc<Reaper>,
+    /// Where their output is written down.
+    pub logs: Logs,
 }
 
 impl Workload {
@@ -62,7 +65,7 @@ impl Workload {
         let mut environment = locale::of_image(Path::new("/"));
         environment.extend(spec.environment.clone());
         let workdir = spec.workdir.clone();
-        Self { user, environment, workdir, secrets, agent, identity, cgroup: None, reaper }
+        Self { user, environment, workdir, secrets, agent, identity, cgroup: None, reaper, logs: Logs::default() }
     }
 
     /// The same, started in this control group.

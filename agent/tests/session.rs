@@ -17,6 +17,7 @@ use agent::ssh::Server;
 use agent::token::holder::Tokens;
 use agent::workload::Workload;
 use agent::workload::reaper::Reaper;
+use agent::workload::ring::Stream;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gateway::Gateway;
@@ -32,6 +33,8 @@ use tokio::sync::mpsc;
 
 const SANDBOX: uuid::Uuid = uuid::Uuid::from_u128(7);
 const HEARTBEAT: Duration = Duration::from_millis(300);
+/// How a gap ends.
+const MISSING: &str = " lines are missing: written faster than 1000 lines a second or their bytes";
 
 /// An agent without a guest: its session, and the directory that it reads.
 struct Agent {
@@ -285,4 +288,65 @@ async fn a_certificate_for_another_host_is_refused() {
     agent.trust(front.authority());
     refusals.clone().wait_for(|count| *count >= 2).await.unwrap();
     assert_eq!(gateway.state().hellos.len(), 0);
+}
+
+/// The numbers that have come, in the order in which they came.
+fn numbers(state: &gateway::State) -> Vec<u64> {
+    state.logs.iter().map(|(number, _)| *number).collect()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn log_lines_come_once_and_in_order_whatever_breaks() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    agent.publish(1);
+    let main = agent.session.logs.writer("main");
+    let write = |from: u64, to: u64| (from..=to).for_each(|n| main.write(Stream::Out, format!("{n}\n").as_bytes()));
+    // Before there is a gateway.
+    write(1, 250);
+    gateway.state().break_bursts = 1;
+    gateway.state().lose_answers = 1;
+    let running = gateway.listen(&agent.socket());
+    gateway.until("all lines", |state| state.logs.len() >= 250).await;
+    write(251, 300);
+    gateway.until("the next lines", |state| state.logs.len() >= 300).await;
+    assert_eq!(numbers(&gateway.state()), (1..=300).collect::<Vec<_>>());
+    assert!(gateway.state().logs.iter().all(|(number, message)| *message == number.to_string()));
+    assert_eq!((gateway.state().break_bursts, gateway.state().lose_answers), (0, 0));
+
+    // A gateway that remembers gets what is new, one that has forgotten gets what is still kept.
+    drop(running);
+    write(301, 310);
+    let running = gateway.listen(&agent.socket());
+    gateway.until("what was written meanwhile", |state| state.logs.len() >= 310).await;
+    assert_eq!(numbers(&gateway.state()), (1..=310).collect::<Vec<_>>());
+    drop(running);
+    gateway.state().logs.clear();
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("all of it once more", |state| state.logs.len() >= 310).await;
+    assert_eq!(numbers(&gateway.state()), (1..=310).collect::<Vec<_>>());
+    tokio::time::timeout(Duration::from_secs(20), agent.session.logs.drained()).await.unwrap();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_gap_is_said_and_a_flood_of_lines_keeps_nothing_else_back() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    agent.publish(1);
+    let main = agent.session.logs.writer("main");
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("hello", |state| !state.hellos.is_empty()).await;
+    for _ in 0..50 {
+        main.write(Stream::Out, "a line of a flood\n".repeat(2_000).as_bytes());
+        tokio::task::yield_now().await;
+    }
+    let (beats, syncs) = (gateway.state().heartbeats, gateway.state().syncs.len());
+    gateway.until("the last line", |state| state.logs.last().is_some_and(|(number, _)| *number == 100_000)).await;
+    gateway.until("heartbeats and Syncs", |state| state.heartbeats > beats && state.syncs.len() > syncs).await;
+    let state = gateway.state();
+    let missing = |message: &str| message.strip_suffix(MISSING).map(|count| count.parse::<u64>().unwrap());
+    let (gaps, lines): (Vec<_>, Vec<_>) =
+        state.logs.iter().map(|(_, message)| missing(message)).partition(Option::is_some);
+    assert!(!gaps.is_empty());
+    assert_eq!(gaps.into_iter().flatten().sum::<u64>() + lines.len() as u64, 100_000);
 }

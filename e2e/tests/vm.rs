@@ -24,6 +24,8 @@ mod lifecycle;
 mod load;
 #[path = "vm/main_process.rs"]
 mod main_process;
+#[path = "vm/logs.rs"]
+mod logs;
 #[path = "vm/operator.rs"]
 mod operator;
 #[path = "vm/outages.rs"]
@@ -58,6 +60,7 @@ fn main() {
         isolation::trials(),
         exec::trials(),
         relay::trials(),
+        logs::trials(),
         tokens::trials(),
         identity::trials(),
         operator::trials(),

@@ -12,6 +12,7 @@ pub mod guard;
 mod guest_services;
 pub mod lifecycle;
 pub mod listeners;
+mod logs;
 pub mod loopback;
 pub mod reply;
 mod secrets;

@@ -27,6 +27,7 @@ mod gateway;
 mod get;
 mod guest_console;
 mod list;
+mod logs;
 mod name;
 mod progress;
 mod secret;
@@ -88,6 +89,8 @@ enum SandboxVerb {
     Get(get::Get),
     /// Run a command in a sandbox
     Exec(exec::Exec),
+    /// Show what a sandbox has said
+    Logs(logs::Logs),
     /// Attach to the main process of a sandbox
     Attach(attach::Attach),
     /// Wait for the end of a sandbox; ends with the exit code of its main process
@@ -166,6 +169,7 @@ impl SandboxVerb {
             Self::List(verb) => verb.run(gateway, console).await,
             Self::Get(verb) => verb.run(gateway, console).await,
             Self::Exec(verb) => verb.run(gateway, console).await,
+            Self::Logs(verb) => verb.run(gateway, console).await,
             Self::Attach(verb) => verb.run(gateway, console).await,
             Self::Wait(verb) => verb.run(gateway, console).await,
             Self::Console(verb) => verb.run(gateway, console).await,

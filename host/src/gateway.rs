@@ -38,6 +38,7 @@ use crate::sandbox::registry::Registry;
 use crate::sandbox::spec::Bounds;
 use crate::sandbox::task::{Deps, Times};
 use crate::secrets::{Secrets, SecretsError};
+use crate::session::logs::Logs;
 use crate::session::refusals::Refusals;
 use crate::session::relay::Relays;
 use crate::session::sessions::Sessions;
@@ -217,6 +218,7 @@ fn compose(
             sessions: sessions.clone(),
             relays,
             refusals: refusals.clone(),
+            logs: Logs::default(),
             heartbeat: budget::heartbeat(ttl),
         },
         rotation: rotation.clone(),

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod exec;
+pub mod logs;
 pub mod refusals;
 pub mod relay;
 pub mod sessions;

@@ -1,9 +1,9 @@
 //! The contracts between gateway, vmm and agent.
 //!
 //! Everything that two programs must agree on stands here and nowhere else: the RPC messages ([`openshell`]),
-//! their frames that carry bytes ([`relay`]), the documents that are handed over as JSON ([`boot`], [`exec`],
-//! [`vmm`], [`debug`]), the services of a guest ([`service`]), the console's file ([`console`]) and the last line in it
-//! ([`last_words`]), the
+//! their frames that carry bytes ([`relay`]), their log lines ([`log`]), the documents that are handed over as JSON
+//! ([`boot`], [`exec`], [`vmm`], [`debug`]), the services of a guest ([`service`]), the console's file ([`console`]) and
+//! the last line in it ([`last_words`]), the
 //! places inside a guest ([`layout`]), the names of annotations ([`annotation`]), the numbers ([`budget`]) and the
 //! versions ([`version`]). Numbers that depend on each other are tied by assertions which fail the build.
 
@@ -19,6 +19,7 @@ pub mod exec;
 
 pub mod last_words;
 pub mod layout;
+pub mod log;
 pub mod relay;
 mod secretive;
 pub mod service;

@@ -1,5 +1,5 @@
-//! The data connection: relay streams, and a Sync of its own, by which its lease is extended. It is there while it is
-//! needed, and for a while after that.
+//! The data connection: relay streams, log lines, and a Sync of its own, by which its lease is extended. It is there
+//! while it is needed, and for a while after that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proto::budget;
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
@@ -36,6 +36,8 @@ pub async fn run(
 ) {
     let client = watch::Sender::new(None);
     let subscriber = client.subscribe();
+    let mut logs = JoinSet::new();
+    logs.spawn(super::logs::run(session.clone(), subscriber.clone()));
     tokio::select! {
         () = keep_connected(&session, &endpoints, &client) => {}
         () = serve_orders(orders, &session.demand, &subscriber, &ssh) => {}

@@ -45,6 +45,7 @@ async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncRe
             "presented a new token"
         );
     }
+    session.logs.taken(reply.log_sequence);
     step_clock(&reply, round_trip, Duration::from_millis(session.spec.wall_time_ms));
     if let Some(order) = &reply.stop {
         let grace = order.grace.and_then(|grace| Duration::try_from(grace).ok()).unwrap_or(DEFAULT_GRACE);

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::boot::MainProcess as Spec;
 use proto::budget::{self, MAIN_OUTPUT_RING};
+use proto::log::SOURCE_MAIN;
 use rustix::process::{Pid, Signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -30,6 +31,7 @@ use super::process::{Process, Terminal, resize};
 use super::reaper::exited;
 use super::restart::{Next, Restarts};
 use super::ring::{Ring, Stream};
+use crate::logs::Writer;
 use crate::sys::{clock, processes};
 
 mod attachment;
@@ -68,6 +70,7 @@ pub struct MainProcess {
     lease: Lease,
     input: mpsc::Sender<Input>,
     inbox: Mutex<Option<mpsc::Receiver<Input>>>,
+    log: Writer,
 }
 
 #[derive(Debug)]
@@ -107,6 +110,7 @@ impl MainProcess {
         let (input, inbox) = mpsc::channel(INPUT);
         let wanted = Terminal { kind: "xterm-256color".to_owned(), size: (80, 24) };
         Self {
+            log: workload.logs.writer(SOURCE_MAIN),
             spec,
             workload,
             output: Mutex::new(Watched { ring: Ring::new(MAIN_OUTPUT_RING), readers: HashMap::new(), next_reader: 0 }),
@@ -134,6 +138,7 @@ impl MainProcess {
         let finished = loop {
             let began = Instant::now();
             let (code, leader) = self.run_once(&mut feeder).await;
+            self.log.finish();
             self.runs.send_modify(|runs| runs.last_code = Some(code));
             let next = if *self.ending.borrow() { Next::Ended } else { restarts.ended(code, began.elapsed()) };
             match next {
@@ -228,6 +233,7 @@ impl MainProcess {
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
+        self.log.write(stream, bytes);
         let mut output = self.lock_output();
         output.ring.write(stream, bytes);
         self.written.send_replace(output.ring.end());

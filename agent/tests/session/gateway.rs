@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use proto::log::{FIELD_BOOT, FIELD_SEQUENCE};
 use proto::openshell::sandbox::v1::{GetSandboxConfigRequest, GetSandboxConfigResponse};
 use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
 use proto::openshell::v1::*;
@@ -43,6 +44,11 @@ pub(crate) struct State {
     pub(crate) stop: Option<StopOrder>,
     pub(crate) reject: Option<String>,
     pub(crate) refuse_reports: u32,
+    /// Log lines as they came: number and message.
+    pub(crate) logs: Vec<(u64, String)>,
+    /// Bursts that break after their first batch, and bursts that are taken and not answered.
+    pub(crate) break_bursts: u32,
+    pub(crate) lose_answers: u32,
     session: Option<Outbox>,
     relay: Option<Relay>,
 }
@@ -204,12 +210,12 @@ impl Vm for Gateway {
             state.syncs.push((connection, bearer));
             state.held_secrets = held_secrets;
         });
-        let (stop, provider_env_revision) = {
+        let (stop, provider_env_revision, log_sequence) = {
             let state = self.state();
-            (state.stop.clone(), state.secrets)
+            (state.stop.clone(), state.secrets, state.logs.last().map_or(0, |(number, _)| *number))
         };
         let wall_time = Some(SystemTime::now().into());
-        Ok(Response::new(SyncReply { wall_time, stop, provider_env_revision, ..Default::default() }))
+        Ok(Response::new(SyncReply { wall_time, stop, provider_env_revision, log_sequence, ..Default::default() }))
     }
 }
 
@@ -302,6 +308,31 @@ impl OpenShell for Gateway {
         if refused { Err(Status::aborted("again")) } else { Ok(Response::new(ReportMainProcessExitResponse {})) }
     }
 
+    async fn push_sandbox_logs(
+        &self,
+        request: Request<Streaming<PushSandboxLogsRequest>>,
+    ) -> Reply<PushSandboxLogsResponse> {
+        let mut batches = request.into_inner();
+        let mut broken = false;
+        while let Some(batch) = batches.message().await? {
+            let numbered = batch.logs.into_iter().map(|line| {
+                assert_eq!(line.fields[FIELD_BOOT], "1-boot");
+                (line.fields[FIELD_SEQUENCE].parse().unwrap(), line.message)
+            });
+            self.note(|state| {
+                state.logs.extend(numbered);
+                broken = state.break_bursts > 0;
+                state.break_bursts = state.break_bursts.saturating_sub(1);
+            });
+            if broken {
+                return Err(Status::unavailable("broken"));
+            }
+        }
+        let lost = self.state().lose_answers > 0;
+        self.note(|state| state.lose_answers = state.lose_answers.saturating_sub(1));
+        if lost { Err(Status::unavailable("lost")) } else { Ok(Response::new(PushSandboxLogsResponse {})) }
+    }
+
     async fn get_sandbox_provider_environment(
         &self,
         request: Request<GetSandboxProviderEnvironmentRequest>,
@@ -328,6 +359,7 @@ impl OpenShell for Gateway {
         delete_sandbox(DeleteSandboxRequest) -> DeleteSandboxResponse;
         stop_sandbox(StopSandboxRequest) -> SandboxResponse;
         start_sandbox(StartSandboxRequest) -> SandboxResponse;
+        get_sandbox_logs(GetSandboxLogsRequest) -> GetSandboxLogsResponse;
         watch_sandbox(WatchSandboxRequest) -> Self::WatchSandboxStream;
         exec_sandbox(ExecSandboxRequest) -> Self::ExecSandboxStream;
         exec_sandbox_interactive(Streaming<ExecSandboxInput>) -> Self::ExecSandboxInteractiveStream;

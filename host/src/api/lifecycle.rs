@@ -113,9 +113,12 @@ impl Api {
         Ok(reply(outcome, handle.id.to_string()))
     }
 
-    pub(super) fn watch(&self, request: &WatchSandboxRequest) -> Result<Events, Status> {
+    pub(super) fn watch(&self, request: WatchSandboxRequest) -> Result<Events, Status> {
         workspace(request.workspace_scope.as_ref())?;
         let handle = self.find(&request.sandbox)?;
+        if request.follow_logs {
+            return self.follow_logs(handle, request);
+        }
         let api = self.clone();
         let views = WatchStream::new(handle.watch());
         let events = views.map(move |view| {

@@ -144,6 +144,7 @@ impl Api {
             published_generation,
             stop,
             provider_env_revision: self.secrets.revision(&view.record.spec.providers),
+            log_sequence: self.supervisors.logs.sequence(handle.id, &view.record.instance_id),
         }
     }
 }
@@ -222,7 +223,7 @@ impl OpenShell for Api {
     }
 
     async fn watch_sandbox(&self, request: Request<WatchSandboxRequest>) -> Result<Response<Events>, Status> {
-        self.watch(request.get_ref()).map(Response::new)
+        self.watch(request.into_inner()).map(Response::new)
     }
 
     async fn exec_sandbox(&self, request: Request<ExecSandboxRequest>) -> Result<Response<ExecEvents>, Status> {
@@ -262,6 +263,22 @@ impl OpenShell for Api {
         let handle = self.caller(&request)?;
         self.report_exit(&handle, request.into_inner()).await?;
         Ok(Response::new(ReportMainProcessExitResponse {}))
+    }
+
+    async fn push_sandbox_logs(
+        &self,
+        request: Request<Streaming<PushSandboxLogsRequest>>,
+    ) -> Result<Response<PushSandboxLogsResponse>, Status> {
+        let handle = self.caller(&request)?;
+        self.supervisors.push_logs(&handle, request.into_inner()).await?;
+        Ok(Response::new(PushSandboxLogsResponse {}))
+    }
+
+    async fn get_sandbox_logs(
+        &self,
+        request: Request<GetSandboxLogsRequest>,
+    ) -> Result<Response<GetSandboxLogsResponse>, Status> {
+        self.logs(request.into_inner()).map(Response::new)
     }
 
     async fn refresh_sandbox_token(

@@ -13,6 +13,7 @@ use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::agent::{AgentVersion, give_up};
+use super::logs::Logs;
 use super::refusals::Refusals;
 use super::relay::Relays;
 use super::sessions::{Session, Sessions};
@@ -36,6 +37,8 @@ pub struct Supervisors {
     pub relays: Relays,
     /// What was refused on their transports.
     pub refusals: Arc<Refusals>,
+    /// What they have said.
+    pub logs: Logs,
     /// From the TTL.
     pub heartbeat: Duration,
 }

@@ -9,6 +9,7 @@ mod guard;
 mod identity;
 mod lifecycle;
 mod main_process;
+mod logs;
 mod relay;
 mod session;
 mod stage;

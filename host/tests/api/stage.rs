@@ -22,6 +22,7 @@ use host::sandbox::spec::Bounds;
 use host::sandbox::task::{Deps, Handle, Times};
 use host::sandbox::view::View;
 use host::secrets::Secrets;
+use host::session::logs::Logs;
 use host::session::refusals::Refusals;
 use host::session::relay::Relays;
 use host::session::sessions::Sessions;
@@ -72,6 +73,8 @@ pub(crate) struct Stage {
     pub(crate) rotation: Rotation,
     pub(crate) sessions: Sessions,
     pub(crate) relays: Relays,
+    #[allow(dead_code, reason = "the benchmark has no use for them")]
+    pub(crate) logs: Logs,
     #[allow(dead_code, reason = "the benchmark serves the same without its guard")]
     pub(crate) serving: Serving,
     keys: Keys,
@@ -134,11 +137,13 @@ impl Stage {
             refusals: refusals.clone(),
             clock: clock.clone(),
         };
+        let logs = Logs::default();
         let supervisors = Supervisors {
             registry: registry.clone(),
             sessions: sessions.clone(),
             relays: relays.clone(),
             refusals: refusals.clone(),
+            logs: logs.clone(),
             heartbeat: knobs.heartbeat,
         };
         let api = Api {
@@ -168,7 +173,7 @@ impl Stage {
             };
             served.expect("serve the user");
         });
-        let stage = Self { driver, store, registry, rotation, sessions, relays, serving, keys, dir, _stop: stop };
+        let stage = Self { driver, store, registry, rotation, sessions, relays, logs, serving, keys, dir, _stop: stop };
         until("the user's socket", || stage.socket().exists().then_some(())).await;
         stage
     }

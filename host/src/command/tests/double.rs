@@ -303,6 +303,8 @@ impl OpenShell for Service {
         connect_supervisor(Streaming<SupervisorMessage>) -> Self::ConnectSupervisorStream;
         relay_stream(Streaming<RelayFrame>) -> Self::RelayStreamStream;
         report_main_process_exit(ReportMainProcessExitRequest) -> ReportMainProcessExitResponse;
+        get_sandbox_logs(GetSandboxLogsRequest) -> GetSandboxLogsResponse;
+        push_sandbox_logs(Streaming<PushSandboxLogsRequest>) -> PushSandboxLogsResponse;
         get_current_user(GetCurrentUserRequest) -> GetCurrentUserResponse;
         refresh_sandbox_token(RefreshSandboxTokenRequest) -> RefreshSandboxTokenResponse;
         issue_sandbox_token(IssueSandboxTokenRequest) -> IssueSandboxTokenResponse;
