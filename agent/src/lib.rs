@@ -1,7 +1,7 @@
 //! The agent: PID 1 of a sandbox.
 //!
 //! It boots the guest ([`boot`]), then lives until the sandbox ends ([`supervise`]): runs the main process and what is
-//! executed beside it ([`workload`], [`ssh`]), reads the token that proves who it is ([`token`]), and keeps its
+//! executed beside it ([`workload`], [`ssh`], [`sftp`]), reads the token that proves who it is ([`token`]), and keeps its
 //! session with the gateway ([`session`]).
 
 #![deny(unsafe_code)]
@@ -10,6 +10,7 @@ pub mod boot;
 pub mod console;
 pub mod power;
 pub mod session;
+pub mod sftp;
 pub mod ssh;
 pub mod supervise;
 pub mod sys;

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod image_file;
+pub mod kernel_files;
 pub mod loopback;
 pub mod privileges;
 pub mod processes;

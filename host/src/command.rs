@@ -18,23 +18,31 @@ mod arguments;
 mod attach;
 mod connect;
 mod console;
+mod cp;
 mod create;
 mod debug_rpc;
 mod delete;
+mod env_file;
 mod exec;
+mod forward;
 mod gateway;
 mod get;
 mod list;
 mod name;
+mod openssh;
 mod progress;
 mod secret;
 mod signals;
+mod ssh;
+mod ssh_config;
+mod ssh_proxy;
 mod start;
 mod starter;
 mod stop;
 mod stream;
 mod terminal;
 mod token;
+mod tunnel;
 mod watch;
 
 pub use exit::ExitCode;
@@ -84,6 +92,17 @@ enum SandboxVerb {
     Get(get::Get),
     /// Run a command in a sandbox
     Exec(exec::Exec),
+    /// Open a shell in a sandbox, or run a command, with OpenSSH's client
+    Ssh(ssh::Ssh),
+    /// Print how SSH clients reach sandboxes, for ~/.ssh/config
+    SshConfig(ssh_config::SshConfig),
+    /// Carry an SSH client's connection on standard input and output
+    #[command(hide = true)]
+    SshProxy(ssh_proxy::SshProxy),
+    /// Copy files and directories to or from a sandbox
+    Cp(cp::Cp),
+    /// Make ports of a sandbox reachable here, or ports of this machine there
+    Forward(forward::Forward),
     /// Attach to the main process of a sandbox
     Attach(attach::Attach),
     /// Stop a sandbox
@@ -156,6 +175,11 @@ impl SandboxVerb {
             Self::List(verb) => verb.run(gateway, console).await,
             Self::Get(verb) => verb.run(gateway, console).await,
             Self::Exec(verb) => verb.run(gateway, console).await,
+            Self::Ssh(verb) => verb.run(gateway, console).await,
+            Self::SshConfig(verb) => verb.run(gateway, console).await,
+            Self::SshProxy(verb) => verb.run(gateway, console).await,
+            Self::Cp(verb) => verb.run(gateway, console).await,
+            Self::Forward(verb) => verb.run(gateway, console).await,
             Self::Attach(verb) => verb.run(gateway, console).await,
             Self::Stop(verb) => verb.run(gateway, console).await,
             Self::Start(verb) => verb.run(gateway, console).await,

@@ -59,5 +59,7 @@ pub const RESERVED_ENVIRONMENT: &str = "OPENSHELL_";
 pub const ATTACH_SUBSYSTEM: &str = "openshell-attach";
 /// SSH subsystem of the agent that makes a call of [`crate::debug::DebugCall`].
 pub const DEBUG_SUBSYSTEM: &str = "openshell-debug";
+/// SSH subsystem for files, as SFTP clients ask for it.
+pub const SFTP_SUBSYSTEM: &str = "sftp";
 /// SSH user name under which the gateway comes; the agent runs what it asks as the sandbox's user.
 pub const SSH_USER: &str = "sandbox";

@@ -15,7 +15,7 @@ use proto::boot::WorkloadUser;
 use proto::layout;
 use rustix::process::{chdir, ioctl_tiocsctty, setsid};
 
-use crate::sys::{privileges, raw, seccomp};
+use crate::sys::{kernel_files, privileges, raw, seccomp};
 
 /// The verb.
 pub const VERB: &str = "launch";
@@ -124,6 +124,9 @@ impl Launch {
             privileges::sees_identity_share().map_err(|error| failed("look for the identity share", error))?;
         if mounted || self.identity.join(layout::TOKEN_FILE).symlink_metadata().is_ok() {
             return Err("failed to leave the identity directory: it can still be seen".to_owned());
+        }
+        if self.user.uid == 0 {
+            kernel_files::make_read_only().map_err(|error| failed("make the kernel's files read-only", error))?;
         }
         privileges::empty_bounding_set().map_err(|error| failed("drop capabilities", error))?;
         privileges::become_user(self.user).map_err(|error| failed("become the sandbox's user", error))?;

@@ -1,6 +1,7 @@
 //! A command in a sandbox, with the local standard streams as its own.
 
 use proto::budget::RELAY_CHUNK;
+use proto::exec::USER_KEY;
 use proto::openshell::v1::exec_sandbox_event::Payload as Event;
 use proto::openshell::v1::exec_sandbox_input::Payload as Input;
 use proto::openshell::v1::{ExecSandboxInput, ExecSandboxRequest, ExecSandboxWindowResize};
@@ -8,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, Request};
 
 use super::connect::Client;
 use super::console::Console;
@@ -32,7 +34,18 @@ pub(crate) enum Ended {
 /// Runs `start`; an empty command attaches to the main process.
 pub(crate) async fn run(
     client: &mut Client,
+    start: ExecSandboxRequest,
+    console: &mut Console,
+    signals: &mut Signals,
+) -> Result<Ended, CommandError> {
+    run_as(client, start, None, console, signals).await
+}
+
+/// The same as another user than the sandbox's, where one is named.
+pub(crate) async fn run_as(
+    client: &mut Client,
     mut start: ExecSandboxRequest,
+    user: Option<MetadataValue<Ascii>>,
     console: &mut Console,
     signals: &mut Signals,
 ) -> Result<Ended, CommandError> {
@@ -53,7 +66,11 @@ pub(crate) async fn run(
     // The channel is new and has room.
     let _ = input.try_send(first);
     let pump = tokio::spawn(send_input(console.stdin.take(), input, resizes));
-    let ended = receive(client, requests, &act, console, signals).await;
+    let mut request = Request::new(ReceiverStream::new(requests));
+    if let Some(user) = user {
+        request.metadata_mut().insert(USER_KEY, user);
+    }
+    let ended = receive(client, request, &act, console, signals).await;
     pump.abort();
     // Before anything else is printed.
     drop(raw);
@@ -62,12 +79,12 @@ pub(crate) async fn run(
 
 async fn receive(
     client: &mut Client,
-    requests: mpsc::Receiver<ExecSandboxInput>,
+    request: Request<ReceiverStream<ExecSandboxInput>>,
     act: &str,
     console: &mut Console,
     signals: &mut Signals,
 ) -> Result<Ended, CommandError> {
-    let opening = client.exec_sandbox_interactive(ReceiverStream::new(requests));
+    let opening = client.exec_sandbox_interactive(request);
     let mut events = tokio::select! {
         opened = opening => opened.map_err(|status| lost(act, &status))?.into_inner(),
         signal = signals.next() => return Ok(Ended::Interrupted(signal)),

@@ -9,6 +9,8 @@ use proto::openshell::v1::{GatewayHeartbeat, GatewayMessage};
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
+use super::connection::Kept;
+
 /// One live session, as others see it.
 #[derive(Clone)]
 pub struct Session {
@@ -22,6 +24,8 @@ pub struct Session {
     secrets: Arc<AtomicU64>,
     outbound: mpsc::Sender<GatewayMessage>,
     superseded: Arc<Notify>,
+    /// Its SSH connections that wait for the next exec.
+    pub(super) kept: Kept,
 }
 
 /// Why a hello was not accepted.
@@ -45,7 +49,15 @@ impl Session {
     /// A session that speaks through `outbound`.
     pub fn new(instance_id: String, epoch: u64, outbound: mpsc::Sender<GatewayMessage>) -> Self {
         let session_id = Uuid::new_v4();
-        Self { session_id, instance_id, epoch, secrets: Arc::default(), outbound, superseded: Arc::default() }
+        Self {
+            session_id,
+            instance_id,
+            epoch,
+            secrets: Arc::default(),
+            outbound,
+            superseded: Arc::default(),
+            kept: Kept::default(),
+        }
     }
 
     /// Sends a message; waits while the agent reads slowly.

@@ -5,6 +5,7 @@
 
 mod agent;
 mod driver;
+mod forward;
 mod guard;
 mod identity;
 mod lifecycle;
@@ -15,3 +16,4 @@ mod standard;
 mod store;
 mod versions;
 mod walk;
+mod warm;

@@ -185,6 +185,7 @@ impl OpenShell for Service {
     type WatchSandboxStream = Streamed<SandboxStreamEvent>;
     type ExecSandboxStream = Streamed<ExecSandboxEvent>;
     type ExecSandboxInteractiveStream = ReceiverStream<Result<ExecSandboxEvent, Status>>;
+    type ForwardTcpStream = Streamed<TcpForwardFrame>;
     type ConnectSupervisorStream = Streamed<GatewayMessage>;
     type RelayStreamStream = Streamed<RelayFrame>;
 
@@ -300,6 +301,9 @@ impl OpenShell for Service {
 
     not_played! {
         exec_sandbox(ExecSandboxRequest) -> Self::ExecSandboxStream;
+        forward_tcp(Streaming<TcpForwardFrame>) -> Self::ForwardTcpStream;
+        create_ssh_session(CreateSshSessionRequest) -> CreateSshSessionResponse;
+        revoke_ssh_session(RevokeSshSessionRequest) -> RevokeSshSessionResponse;
         connect_supervisor(Streaming<SupervisorMessage>) -> Self::ConnectSupervisorStream;
         relay_stream(Streaming<RelayFrame>) -> Self::RelayStreamStream;
         report_main_process_exit(ReportMainProcessExitRequest) -> ReportMainProcessExitResponse;
