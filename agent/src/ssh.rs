@@ -28,8 +28,8 @@ use russh::{MethodKind, MethodSet, Preferred, kex};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use self::forward::connect;
 use self::forward::FORWARDS_MAX;
+pub(crate) use self::forward::connect;
 use crate::workload::Workload;
 use crate::workload::main_process::MainProcess;
 

@@ -37,7 +37,8 @@ fn arguments_arrive_exactly_and_streams_apart() {
         let outcome = client.exec(&document(&["/no/such/program"]), b"").await;
         assert_eq!(outcome.code, Some(127));
         assert!(outcome.error().contains("/no/such/program"), "{}", outcome.error());
-        let nowhere = ExecCommand { argv: vec!["true".into()], workdir: Some("/no/such/dir".into()), user: None, login: false };
+        let nowhere =
+            ExecCommand { argv: vec!["true".into()], workdir: Some("/no/such/dir".into()), user: None, login: false };
         let outcome = client.exec(&nowhere.encode(), b"").await;
         assert_eq!(outcome.code, Some(126));
         let outcome = client.exec(r#"{"argv":[]}"#, b"").await;

@@ -28,6 +28,8 @@ mod relay;
 mod sdk;
 #[path = "vm/secrets.rs"]
 mod secrets;
+#[path = "vm/ssh.rs"]
+mod ssh;
 #[path = "vm/tokens.rs"]
 mod tokens;
 #[path = "vm/unprivileged.rs"]
@@ -49,6 +51,7 @@ fn main() {
         evidence::trials(),
         isolation::trials(),
         exec::trials(),
+        ssh::trials(),
         relay::trials(),
         tokens::trials(),
         identity::trials(),

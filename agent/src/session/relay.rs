@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use proto::budget;
 use proto::openshell::v1::{
-    RelayClose, RelayFrame, RelayInit, RelayOpen, RelayOpenResult, SupervisorMessage, relay_frame,
-    relay_open, supervisor_message,
+    RelayClose, RelayFrame, RelayInit, RelayOpen, RelayOpenResult, SupervisorMessage, relay_frame, relay_open,
+    supervisor_message,
 };
 use proto::relay::data_frame;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, fchown};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, futimens, utimensat};
 use russh_sftp::protocol::{File as Entry, FileAttributes};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, futimens, utimensat};
 
 /// Of what a mode says, the part that a client may set.
 const MODE: u32 = 0o7777;

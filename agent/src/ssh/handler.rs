@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 
 use super::exec::{Peer, exec};
-use super::stdin::{Flow, Source, queue};
 use super::forward::Forwards;
+use super::stdin::{Flow, Source, queue};
 use super::user::become_other;
 use super::{CHANNELS_MAX, DebugAnswer, Services, attach, debug};
 use crate::workload::command::Command;

@@ -50,7 +50,8 @@ impl Api {
             None => return Err(status::invalid("target", "target: name `ssh` or `tcp`")),
         };
         let relay = relay(&self.supervisors, &handle, target).await?;
-        let (from_sandbox, to_sandbox) = relay.split().ok_or_else(|| Status::unavailable("the relay has just ended"))?;
+        let (from_sandbox, to_sandbox) =
+            relay.split().ok_or_else(|| Status::unavailable("the relay has just ended"))?;
         let (frames, replies) = mpsc::channel(QUEUE);
         tokio::spawn(carry(inbound, to_sandbox, from_sandbox, frames));
         Ok(Box::pin(ReceiverStream::new(replies)))
@@ -58,7 +59,12 @@ impl Api {
 }
 
 /// Until both directions have ended: one may do so long before the other. A caller that has left ends both.
-async fn carry(inbound: Streaming<TcpForwardFrame>, to_sandbox: RelayWriter, from_sandbox: RelayReader, frames: Frames) {
+async fn carry(
+    inbound: Streaming<TcpForwardFrame>,
+    to_sandbox: RelayWriter,
+    from_sandbox: RelayReader,
+    frames: Frames,
+) {
     tokio::join!(inwards(inbound, to_sandbox), outwards(from_sandbox, frames));
 }
 

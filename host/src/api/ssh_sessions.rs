@@ -40,7 +40,9 @@ impl Api {
         let outcome = match self.ssh_tokens.revoke(&request.token, Instant::now()) {
             true => DeletionOutcome::Completed,
             false if request.allow_missing => DeletionOutcome::AlreadyAbsent,
-            false => return Err(Status::not_found("there is no SSH session with this token; it may have ended by itself")),
+            false => {
+                return Err(Status::not_found("there is no SSH session with this token; it may have ended by itself"));
+            }
         };
         Ok(RevokeSshSessionResponse { outcome: outcome.into() })
     }
@@ -48,7 +50,8 @@ impl Api {
     pub(super) fn ssh_host_key(&self, request: &GetSshHostKeyRequest) -> Result<GetSshHostKeyReply, Status> {
         let handle = self.find(&request.sandbox)?;
         let key = self.host_keys.public(handle.id).map_err(Status::internal)?;
-        let public_key = key.to_openssh().map_err(|error| Status::internal(format!("failed to write the key: {error}")))?;
+        let public_key =
+            key.to_openssh().map_err(|error| Status::internal(format!("failed to write the key: {error}")))?;
         Ok(GetSshHostKeyReply { sandbox_id: handle.id.to_string(), public_key })
     }
 }

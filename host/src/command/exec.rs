@@ -12,8 +12,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use super::arguments::{Tty, Variables, duration, workspace};
 use super::connect::Gateway;
 use super::console::Console;
-use super::failure::CommandError;
 use super::env_file;
+use super::failure::CommandError;
 use super::stream::{self, Ended};
 
 #[derive(Debug, Args)]

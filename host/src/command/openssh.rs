@@ -103,7 +103,8 @@ pub(crate) async fn know(gateway: &Gateway, name: &str, console: &mut Console) -
     let written = directory.recursive(true).mode(0o700).create(&gateway.ssh.known_hosts);
     written.and_then(|()| atomic_file::replace(&file, line.as_bytes())).map_err(|cause| {
         let remedy = "set XDG_STATE_HOME to a directory of your own";
-        let message = format!("failed to write the SSH host key of sandbox `{name}` to {}: {cause}; {remedy}", file.display());
+        let message =
+            format!("failed to write the SSH host key of sandbox `{name}` to {}: {cause}; {remedy}", file.display());
         CommandError::new(ExitCode::StateDir, message)
     })
 }

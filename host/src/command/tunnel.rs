@@ -42,7 +42,10 @@ pub(crate) async fn carry(
         let Some(Payload::Data(data)) = frame.payload else { continue };
         let written = async { to.write_all(&data).await.and(to.flush().await) };
         if let Err(cause) = written.await {
-            return Err(CommandError::new(ExitCode::StreamLost, format!("failed to {act}: nobody takes its bytes: {cause}")));
+            return Err(CommandError::new(
+                ExitCode::StreamLost,
+                format!("failed to {act}: nobody takes its bytes: {cause}"),
+            ));
         }
     }
     let _ = to.shutdown().await;
