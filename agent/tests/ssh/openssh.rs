@@ -56,10 +56,14 @@ impl Served {
     }
 
     fn command(&self, program: &str) -> Command {
+        self.command_that_says("ERROR", program)
+    }
+
+    fn command_that_says(&self, level: &str, program: &str) -> Command {
         let mut command = Command::new(program);
         command.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"]);
-        command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "User=sandbox"]);
-        command.args(["-o", &format!("Port={}", self.port)]);
+        command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "User=sandbox"]);
+        command.args(["-o", &format!("Port={}", self.port), "-o", &format!("LogLevel={level}")]);
         command.stdin(Stdio::null());
         command
     }
@@ -188,8 +192,8 @@ fn ports_of_the_guest_are_reached_and_no_others() {
         let outcome = served.run(&mut command).await;
         assert_eq!(outcome.text(), "heard you", "{}", outcome.error());
         answering.join().unwrap();
-        for (place, why) in [("192.0.2.1:80", "prohibited"), (target.as_str(), "onnect")] {
-            let outcome = served.run(served.command("ssh").args(["-W", place, "127.0.0.1"])).await;
+        for (place, why) in [("192.0.2.1:80", "administratively prohibited"), (target.as_str(), "connect failed")] {
+            let outcome = served.run(served.command_that_says("INFO", "ssh").args(["-W", place, "127.0.0.1"])).await;
             assert!(outcome.code == Some(255) && outcome.error().contains(why), "{place}: {}", outcome.error());
         }
     });
@@ -211,8 +215,8 @@ fn a_port_of_the_guest_leads_back_as_long_as_the_connection_lasts() {
             }
         });
         let said = served.path("said");
-        let mut command = served.command("ssh");
-        command.args(["-o", "LogLevel=INFO", "-N", "-R", &format!("127.0.0.1:0:{local}"), "127.0.0.1"]);
+        let mut command = served.command_that_says("INFO", "ssh");
+        command.args(["-N", "-R", &format!("127.0.0.1:0:{local}"), "127.0.0.1"]);
         command.stderr(std::fs::File::create(&said).unwrap());
         let (pid, _) = served.fixture.reaper().spawn(&mut command).unwrap();
         let port = allocated(&said).await;
