@@ -1,21 +1,24 @@
-//! SSH connections to a sandbox's agent: made when one is needed, and kept while the session lasts.
+//! SSH connections to a sandbox's agent: made when one is needed, and kept for a while.
 //!
 //! One exec at a time has a connection: what its caller does not read holds up that connection, its relay and
 //! nothing else. One that is done gives the connection back, and the next exec needs no relay and no handshake.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use proto::layout::SSH_USER;
 use russh::client::{self, Handle as SshHandle, Msg};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, Disconnect};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::relay::RelayStream;
 
 /// Connections that one session keeps. Each holds one of the agent's relays.
 const IDLE_MAX: usize = 2;
+/// For how long they wait for the next exec, twice at most. A relay keeps the agent's data connection open, which an idle
+/// sandbox does without.
+const KEPT_FOR: Duration = Duration::from_secs(30);
 /// How long one that was kept may take to open a channel. It may have broken without a word.
 const KEPT_OPEN: Duration = Duration::from_secs(3);
 
@@ -64,17 +67,25 @@ impl Connection {
 
 /// The connections that a session keeps. They end with the last of its clones.
 #[derive(Clone, Default)]
-pub(super) struct Kept(Arc<Mutex<Vec<Connection>>>);
+pub(super) struct Kept(Arc<Mutex<Idle>>);
+
+#[derive(Default)]
+struct Idle {
+    /// Each with the moment since which nobody has needed it; the one that was used last is at the end.
+    connections: Vec<(Connection, Instant)>,
+    /// Whether a task ends those that are not used.
+    swept: bool,
+}
 
 /// Where a connection is given back; its session may be over by then.
-pub(super) struct Home(Weak<Mutex<Vec<Connection>>>);
+pub(super) struct Home(Weak<Mutex<Idle>>);
 
 impl Kept {
     /// A connection with an open channel, if one was kept and still answers. Nothing has run on that channel yet, so
     /// whoever gets none may make a connection without running anything twice.
     pub(super) async fn take(&self) -> Option<(Connection, Channel<Msg>)> {
         loop {
-            let connection = self.pop()?;
+            let (connection, _) = lock(&self.0).connections.pop()?;
             if let Ok(Ok(channel)) = timeout(KEPT_OPEN, connection.channel()).await {
                 return Some((connection, channel));
             }
@@ -84,10 +95,6 @@ impl Kept {
     /// Where connections of this session go when they are done.
     pub(super) fn home(&self) -> Home {
         Home(Arc::downgrade(&self.0))
-    }
-
-    fn pop(&self) -> Option<Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }
 
@@ -101,12 +108,34 @@ impl Home {
 
     fn keep(&self, connection: Connection) -> Option<Connection> {
         let Some(kept) = self.0.upgrade() else { return Some(connection) };
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|connection| !connection.ssh.is_closed());
-        if kept.len() >= IDLE_MAX || connection.ssh.is_closed() {
+        let mut idle = lock(&kept);
+        idle.connections.retain(|(connection, _)| !connection.ssh.is_closed());
+        if idle.connections.len() >= IDLE_MAX || connection.ssh.is_closed() {
             return Some(connection);
         }
-        kept.push(connection);
+        idle.connections.push((connection, Instant::now()));
+        if !idle.swept {
+            idle.swept = true;
+            tokio::spawn(sweep(self.0.clone()));
+        }
         None
     }
+}
+
+/// Ends what was not used for long, until nothing is kept.
+async fn sweep(kept: Weak<Mutex<Idle>>) {
+    loop {
+        sleep(KEPT_FOR).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let mut idle = lock(&kept);
+        idle.connections.retain(|(_, since)| since.elapsed() < KEPT_FOR);
+        if idle.connections.is_empty() {
+            idle.swept = false;
+            return;
+        }
+    }
+}
+
+fn lock(kept: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
