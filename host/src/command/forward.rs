@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use proto::openshell::v1::TcpRelayTarget;
@@ -22,6 +23,8 @@ use super::{get, openssh, tunnel};
 
 /// Connections that are carried at a time; each is a relay, of which an agent has 64. More wait in the kernel's queue.
 const CONNECTIONS: usize = 32;
+/// After a connection that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(crate) struct Forward {
@@ -110,7 +113,11 @@ async fn accept(listener: TcpListener, client: Client, sandbox: String, port: u1
     let mut open = JoinSet::new();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            // No descriptors, most likely: some come back.
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
         let (mut client, sandbox) = (client.clone(), sandbox.clone());
         open.spawn(async move {
             if let Err(error) = carry(&mut client, &sandbox, port, stream).await {

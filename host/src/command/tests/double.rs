@@ -40,6 +40,8 @@ struct State {
     sandboxes: HashMap<String, Sandbox>,
     created: Option<CreateSandboxRequest>,
     started: Option<ExecSandboxRequest>,
+    /// As whom the last command was to run.
+    user: Option<String>,
     version: u64,
 }
 
@@ -87,6 +89,10 @@ impl Double {
 
     pub(super) fn started(&self) -> Option<ExecSandboxRequest> {
         self.service.lock().started.clone()
+    }
+
+    pub(super) fn user(&self) -> Option<String> {
+        self.service.lock().user.clone()
     }
 
     pub(super) fn phase(&self, name: &str) -> Option<SandboxPhase> {
@@ -288,6 +294,8 @@ impl OpenShell for Service {
         &self,
         request: Request<Streaming<ExecSandboxInput>>,
     ) -> Result<Response<Self::ExecSandboxInteractiveStream>, Status> {
+        let user = request.metadata().get(proto::exec::USER_KEY).map(|user| user.to_str().unwrap().to_owned());
+        self.lock().user = user;
         let mut input = request.into_inner();
         let Some(ExecSandboxInput { payload: Some(Input::Start(start)) }) = input.message().await? else {
             return Err(Status::invalid_argument("the first message is not `start`"));
