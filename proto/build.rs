@@ -6,10 +6,13 @@
 use prost::Message as _;
 
 /// Messages with a token or a secret in them.
-const SECRETIVE: [&str; 4] = [
+const SECRETIVE: [&str; 7] = [
     "openshell.v1.RefreshSandboxTokenResponse",
     "openshell.v1.IssueSandboxTokenResponse",
     "openshell.v1.GetSandboxProviderEnvironmentResponse",
+    "openshell.v1.TcpForwardInit",
+    "openshell.v1.CreateSshSessionResponse",
+    "openshell.v1.RevokeSshSessionRequest",
     "openshell.vm.v1.SetSecretRequest",
 ];
 
@@ -23,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(false)
         .codec_path("crate::codec::SmallBuffers")
         .bytes(".openshell.v1.RelayFrame")
+        .bytes(".openshell.v1.TcpForwardFrame")
         // Their own Debug leaves out what nobody may print.
         .skip_debug(SECRETIVE)
         .compile_fds(descriptors)?;

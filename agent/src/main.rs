@@ -3,6 +3,7 @@
 //! ```text
 //! openshell-agent             as PID 1: boots and supervises
 //! openshell-agent launch …    starts one program of the workload (by the agent itself)
+//! openshell-agent sftp-server serves files on its standard streams (by the agent itself, through `launch`)
 //! openshell-agent debug-rpc   refuses: only the running agent has an identity
 //! openshell-agent --version   version and protocol range
 //! ```
@@ -16,7 +17,7 @@ use agent::boot::{Booted, Machine};
 use agent::logs::Logs;
 use agent::power::{EXIT_AGENT_FAULT, EXIT_BOOT_FAILED};
 use agent::workload::launch::{Launch, VERB};
-use agent::{console, supervise};
+use agent::{console, sftp, supervise};
 use proto::debug::{EXIT_REFUSED, NO_IDENTITY};
 use proto::log::SOURCE_AGENT;
 use proto::version::{PROTOCOL, VERSION};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             Some(launch) => launch.run(),
             None => usage(),
         },
+        Some(verb) if verb == sftp::VERB => sftp::serve(),
         Some(flag) if flag == "--version" => {
             version();
             ExitCode::SUCCESS

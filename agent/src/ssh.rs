@@ -1,7 +1,7 @@
 //! The SSH server, reached only by relay: it has no listener, and whoever has a relay has been let in by the gateway.
 //!
-//! One connection per relay. Exec, shell, and by subsystem the main process and calls of the agent itself; a terminal
-//! where asked.
+//! One connection per relay. Exec, shell, and by subsystem files (`sftp`), the main process and calls of the agent
+//! itself; a terminal where asked; TCP to and from the guest's loopback.
 //!
 //! Flow control. Output: a program's pipe is read only as fast as the peer takes it. Input: russh grants its window
 //! on receipt, so input is kept here, and beyond a mark the peer is asked to pause by `xon-xoff` (RFC 4254, 6.8):
@@ -12,8 +12,10 @@
 mod attach;
 mod debug;
 mod exec;
+mod forward;
 mod handler;
 mod stdin;
+mod user;
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -26,17 +28,20 @@ use russh::{MethodKind, MethodSet, Preferred, kex};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::forward::FORWARDS_MAX;
+pub(crate) use self::forward::connect;
 use crate::workload::Workload;
 use crate::workload::main_process::MainProcess;
 
 /// What a peer may send on a channel before it is told of room.
 const WINDOW: u32 = 128 * 1024;
 /// What a peer may have sent and this side not read; more than the windows of all channels of a connection.
-pub const TRANSPORT_INBOUND: usize = 2 * CHANNELS_MAX * WINDOW as usize;
+/// It is memory only while the peer is not read, which ends at the second mark of one of its channels.
+pub const TRANSPORT_INBOUND: usize = 2 * (CHANNELS_MAX + FORWARDS_MAX) * WINDOW as usize;
 /// What this side may have written and the relay not taken.
 pub const TRANSPORT_OUTBOUND: usize = 64 * 1024;
-/// Channels of one connection.
-const CHANNELS_MAX: usize = 4;
+/// Programs of one connection: as many as OpenSSH's own server lets share one.
+const CHANNELS_MAX: usize = 10;
 
 /// Each exec has a handshake of its own, and the way between the two ends leaves the machine nowhere: the one that
 /// costs least.

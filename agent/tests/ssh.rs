@@ -9,6 +9,8 @@
 mod fixture;
 #[path = "ssh/main_process.rs"]
 mod main_process;
+#[path = "ssh/openssh.rs"]
+mod openssh;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use russh::{ChannelMsg, Sig};
 
 fn document(argv: &[&str]) -> String {
     let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
-    ExecCommand { argv, workdir: None, login: false }.encode()
+    ExecCommand { argv, workdir: None, user: None, login: false }.encode()
 }
 
 #[test]
@@ -37,7 +39,8 @@ fn arguments_arrive_exactly_and_streams_apart() {
         let outcome = client.exec(&document(&["/no/such/program"]), b"").await;
         assert_eq!(outcome.code, Some(127));
         assert!(outcome.error().contains("/no/such/program"), "{}", outcome.error());
-        let nowhere = ExecCommand { argv: vec!["true".into()], workdir: Some("/no/such/dir".into()), login: false };
+        let nowhere =
+            ExecCommand { argv: vec!["true".into()], workdir: Some("/no/such/dir".into()), user: None, login: false };
         let outcome = client.exec(&nowhere.encode(), b"").await;
         assert_eq!(outcome.code, Some(126));
         let outcome = client.exec(r#"{"argv":[]}"#, b"").await;
@@ -79,6 +82,37 @@ fn a_program_has_nothing_that_it_should_not_have() {
         assert_eq!(vsock.text(), "Operation not permitted");
         let inet = client.exec(&document(&["perl", "-e", r#"print socket(S, 2, 1, 0) ? "open" : "$!""#]), b"").await;
         assert_eq!(inet.text(), "open");
+    });
+}
+
+#[test]
+fn another_user_has_no_more_than_the_workload() {
+    let Some(fixture) = workload_or_skip() else { return };
+    fixture.run(async |fixture| {
+        let client = Client::connect(fixture).await;
+        let run = async |user: &str, script: &str| {
+            let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+            let command = ExecCommand { argv, workdir: None, user: Some(user.to_owned()), login: false };
+            client.exec(&command.encode(), b"").await
+        };
+        assert_eq!(run("daemon", "id -u; id -G; echo $USER").await.text(), "1\n1\ndaemon\n");
+        assert_eq!(run("0", "id -u; echo $HOME").await.text(), "0\n/root\n");
+        let status = run("root", "cat /proc/self/status").await.text();
+        for line in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"] {
+            assert!(status.contains(line), "{status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+        // What only its root may write, and what would start a program as the real root.
+        for path in ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/kernel/uevent_helper"] {
+            let outcome = run("root", &format!("test ! -e {path} || (: >> {path})")).await;
+            let refused = outcome.code == Some(0) || outcome.error().contains("Read-only");
+            assert!(refused, "{path}: {}", outcome.error());
+        }
+        let identity = fixture.identity.display();
+        assert_eq!(run("root", &format!("ls -A {identity}")).await.text(), "");
+        let outcome = run("no-such-user", "true").await;
+        assert_eq!(outcome.code, Some(126));
+        assert!(outcome.error().contains("no user `no-such-user`"), "{}", outcome.error());
     });
 }
 

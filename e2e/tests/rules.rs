@@ -47,7 +47,7 @@ const MODULES: [(&str, &[&str]); 18] = [
         ],
     ),
     ("registration", &["identity", "atomic_file"]),
-    ("command", &["config", "status"]),
+    ("command", &["config", "status", "atomic_file"]),
     ("config", &["quantity", "tmpfs"]),
     ("api", &["session", "sandbox", "rotation", "identity", "secrets", "status", "faults"]),
     ("driver", &["sandbox", "rotation", "hex"]),

@@ -38,6 +38,8 @@ mod sdk;
 mod secrets;
 #[path = "vm/services.rs"]
 mod services;
+#[path = "vm/ssh.rs"]
+mod ssh;
 #[path = "vm/tokens.rs"]
 mod tokens;
 #[path = "vm/unprivileged.rs"]
@@ -59,6 +61,7 @@ fn main() {
         evidence::trials(),
         isolation::trials(),
         exec::trials(),
+        ssh::trials(),
         relay::trials(),
         logs::trials(),
         tokens::trials(),

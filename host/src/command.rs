@@ -18,21 +18,28 @@ mod arguments;
 mod attach;
 mod connect;
 mod console;
+mod cp;
 mod create;
 mod debug_rpc;
 mod delete;
 mod detach;
+mod env_file;
 mod exec;
+mod forward;
 mod gateway;
 mod get;
 mod guest_console;
 mod list;
 mod logs;
 mod name;
+mod openssh;
 mod progress;
 mod secret;
 mod services;
 mod signals;
+mod ssh;
+mod ssh_config;
+mod ssh_proxy;
 mod start;
 mod starter;
 mod stop;
@@ -40,6 +47,7 @@ mod stream;
 mod terminal;
 mod token;
 mod wait;
+mod tunnel;
 mod watch;
 
 pub use exit::ExitCode;
@@ -91,6 +99,17 @@ enum SandboxVerb {
     Exec(exec::Exec),
     /// Show what a sandbox has said
     Logs(logs::Logs),
+    /// Open a shell in a sandbox, or run a command, with OpenSSH's client
+    Ssh(ssh::Ssh),
+    /// Print how SSH clients reach sandboxes, for ~/.ssh/config
+    SshConfig(ssh_config::SshConfig),
+    /// Carry an SSH client's connection on standard input and output
+    #[command(hide = true)]
+    SshProxy(ssh_proxy::SshProxy),
+    /// Copy files and directories to or from a sandbox
+    Cp(cp::Cp),
+    /// Make ports of a sandbox reachable here, or ports of this machine there
+    Forward(forward::Forward),
     /// Attach to the main process of a sandbox
     Attach(attach::Attach),
     /// Wait for the end of a sandbox; ends with the exit code of its main process
@@ -170,6 +189,11 @@ impl SandboxVerb {
             Self::Get(verb) => verb.run(gateway, console).await,
             Self::Exec(verb) => verb.run(gateway, console).await,
             Self::Logs(verb) => verb.run(gateway, console).await,
+            Self::Ssh(verb) => verb.run(gateway, console).await,
+            Self::SshConfig(verb) => verb.run(gateway, console).await,
+            Self::SshProxy(verb) => verb.run(gateway, console).await,
+            Self::Cp(verb) => verb.run(gateway, console).await,
+            Self::Forward(verb) => verb.run(gateway, console).await,
             Self::Attach(verb) => verb.run(gateway, console).await,
             Self::Wait(verb) => verb.run(gateway, console).await,
             Self::Console(verb) => verb.run(gateway, console).await,

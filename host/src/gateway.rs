@@ -226,6 +226,7 @@ fn compose(
         receipt_deadline: budget::receipt_deadline(ttl),
         throttle: Arc::default(),
         secrets,
+        ssh_tokens: Arc::default(),
         host_keys,
         clock,
         drivers,

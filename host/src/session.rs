@@ -4,10 +4,12 @@
 //! on the session and the agent opens back as `RelayStream`. Execs run over SSH inside a relay.
 
 pub mod agent;
+mod connection;
 pub mod exec;
 pub mod logs;
 pub mod refusals;
 pub mod relay;
 pub mod sessions;
+pub mod ssh_tokens;
 pub mod supervisor;
 pub mod throttle;

@@ -14,6 +14,10 @@ pub struct ExecCommand {
     /// Where it starts; the user's home where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+    /// As whom, by name or uid of the image's `/etc/passwd`; the sandbox's user where nothing is said. An agent that does
+    /// not know this member refuses the document: nothing runs as somebody else than was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Through a login shell of the user, which reads its profile and then becomes the program.
     #[serde(default)]
     pub login: bool,
@@ -21,6 +25,12 @@ pub struct ExecCommand {
 
 /// The longest encoded command, in bytes: what one SSH packet holds, with room to spare.
 pub const ENCODED_MAX: usize = 192 * 1024;
+
+/// The longest name of a user, in bytes.
+pub const USER_MAX: usize = 256;
+
+/// The gRPC metadata key by which an exec request says as whom it runs: the request itself has no field for it.
+pub const USER_KEY: &str = "openshell-exec-user";
 
 const OPENING: &str = "{\"argv\"";
 
@@ -51,8 +61,8 @@ mod tests {
     fn what_is_encoded_is_decoded() {
         let argv = ["printf", "%s\n", "a b", "\"\\'\u{1}é"].map(str::to_owned).to_vec();
         for command in [
-            ExecCommand { argv: argv.clone(), workdir: None, login: false },
-            ExecCommand { argv, workdir: Some("/tmp".to_owned()), login: true },
+            ExecCommand { argv: argv.clone(), workdir: None, user: None, login: false },
+            ExecCommand { argv, workdir: Some("/tmp".to_owned()), user: Some("root".to_owned()), login: true },
         ] {
             assert_eq!(ExecCommand::decode(&command.encode()), Ok(Some(command)));
         }
@@ -62,6 +72,6 @@ mod tests {
     fn a_plain_string_is_told_from_a_broken_document() {
         assert_eq!(ExecCommand::decode("echo '{\"argv\":[]}'"), Ok(None));
         assert!(ExecCommand::decode("{\"argv\":[]}").is_err());
-        assert!(ExecCommand::decode("{\"argv\":[\"a\"],\"user\":\"root\"}").is_err());
+        assert!(ExecCommand::decode("{\"argv\":[\"a\"],\"uid\":0}").is_err());
     }
 }

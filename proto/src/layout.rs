@@ -65,5 +65,7 @@ pub const ATTACH_SUBSYSTEM: &str = "openshell-attach";
 pub const ATTACH_TAKING_INPUT_SUBSYSTEM: &str = "openshell-attach take-input";
 /// SSH subsystem of the agent that makes a call of [`crate::debug::DebugCall`].
 pub const DEBUG_SUBSYSTEM: &str = "openshell-debug";
+/// SSH subsystem for files, as SFTP clients ask for it.
+pub const SFTP_SUBSYSTEM: &str = "sftp";
 /// SSH user name under which the gateway comes; the agent runs what it asks as the sandbox's user.
 pub const SSH_USER: &str = "sandbox";

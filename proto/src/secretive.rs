@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::openshell::v1::{
-    GetSandboxProviderEnvironmentResponse, IssueSandboxTokenResponse, RefreshSandboxTokenResponse,
+    CreateSshSessionResponse, GetSandboxProviderEnvironmentResponse, IssueSandboxTokenResponse,
+    RefreshSandboxTokenResponse, RevokeSshSessionRequest, TcpForwardInit,
 };
 use crate::openshell::vm::v1::SetSecretRequest;
 
@@ -25,6 +26,27 @@ impl fmt::Debug for GetSandboxProviderEnvironmentResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = "GetSandboxProviderEnvironmentResponse";
         f.debug_struct(name).field("provider_env_revision", &self.provider_env_revision).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TcpForwardInit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpForwardInit").field("sandbox", &self.sandbox).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CreateSshSessionResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sandbox_id, expiration_time, .. } = self;
+        let mut shown = f.debug_struct("CreateSshSessionResponse");
+        shown.field("sandbox_id", sandbox_id).field("expiration_time", expiration_time).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RevokeSshSessionRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let allow_missing = &self.allow_missing;
+        f.debug_struct("RevokeSshSessionRequest").field("allow_missing", allow_missing).finish_non_exhaustive()
     }
 }
 
@@ -52,6 +74,9 @@ mod tests {
                     ..Default::default()
                 }
             ),
+            format!("{:?}", TcpForwardInit { authorization_token: secret(), ..Default::default() }),
+            format!("{:?}", CreateSshSessionResponse { token: secret(), ..Default::default() }),
+            format!("{:?}", RevokeSshSessionRequest { token: secret(), ..Default::default() }),
             format!("{:?}", SetSecretRequest { value: secret(), ..Default::default() }),
         ];
         assert!(printed.iter().all(|text| !text.contains("geheim")), "{printed:?}");

@@ -1,14 +1,12 @@
 //! One relay: a byte stream that the gateway asked for, to the SSH server or to a loopback port.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use proto::budget;
 use proto::openshell::v1::{
-    RelayClose, RelayFrame, RelayInit, RelayOpen, RelayOpenResult, SupervisorMessage, TcpRelayTarget, relay_frame,
-    relay_open, supervisor_message,
+    RelayClose, RelayFrame, RelayInit, RelayOpen, RelayOpenResult, SupervisorMessage, relay_frame, relay_open,
+    supervisor_message,
 };
 use proto::relay::data_frame;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -20,12 +18,10 @@ use tonic::Streaming;
 
 use super::connection::Client;
 use super::control::{brief, message};
-use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND};
+use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND, connect};
 
 /// Frames that wait for the connection's window; beyond them the source waits.
 const FRAMES: usize = 2;
-/// How long a loopback port may take to accept.
-const CONNECT: Duration = Duration::from_secs(5);
 
 const GATEWAY_ENDED: &str = "the gateway ended the relay";
 
@@ -84,31 +80,11 @@ async fn prepare(
 ) -> Result<(Target, Client), String> {
     let target = match target {
         Some(relay_open::Target::Ssh(_)) => Target::Ssh(ssh),
-        Some(relay_open::Target::Tcp(tcp)) => Target::Tcp(connect(&tcp).await?),
+        Some(relay_open::Target::Tcp(tcp)) => Target::Tcp(connect(&tcp.host, tcp.port).await?),
         None => return Err("the relay has no target that this agent knows".to_owned()),
     };
     let ready = client.wait_for(Option::is_some).await.ok().and_then(|client| client.clone());
     Ok((target, ready.ok_or("the agent is ending")?))
-}
-
-async fn connect(target: &TcpRelayTarget) -> Result<TcpStream, String> {
-    let address = loopback_address(target)?;
-    match timeout(CONNECT, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(format!("failed to connect to {address} in the sandbox: {error}")),
-        Err(_) => Err(format!("{address} in the sandbox did not accept within {CONNECT:?}")),
-    }
-}
-
-fn loopback_address(target: &TcpRelayTarget) -> Result<SocketAddr, String> {
-    let address = match target.host.as_str() {
-        "" | "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        host => host.parse().ok().filter(IpAddr::is_loopback),
-    };
-    let port = u16::try_from(target.port).ok().filter(|port| *port != 0);
-    address.zip(port).map(SocketAddr::from).ok_or_else(|| {
-        format!("`{}` port {} is not a loopback address of the sandbox", target.host.escape_debug(), target.port)
-    })
 }
 
 async fn carry(
@@ -185,16 +161,5 @@ mod tests {
         assert!(!pumping.is_finished());
         drop(source);
         assert_eq!(pumping.await.unwrap().unwrap_err(), GATEWAY_ENDED);
-    }
-
-    #[test]
-    fn only_loopback_is_reached() {
-        let target = |host: &str, port| loopback_address(&TcpRelayTarget { host: host.to_owned(), port });
-        assert_eq!(target("localhost", 80).unwrap().to_string(), "127.0.0.1:80");
-        assert_eq!(target("127.0.0.2", 80).unwrap().to_string(), "127.0.0.2:80");
-        assert_eq!(target("::1", 8080).unwrap().to_string(), "[::1]:8080");
-        for (host, port) in [("10.0.0.1", 80), ("example.org", 80), ("127.0.0.1", 0), ("127.0.0.1", 65_536)] {
-            assert!(target(host, port).is_err(), "{host} {port}");
-        }
     }
 }

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto::budget;
-use proto::layout::{ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM};
+use proto::layout::{ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM, SFTP_SUBSYSTEM};
 use russh::server::{Auth, ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 
 use super::exec::{Peer, exec};
+use super::forward::Forwards;
 use super::stdin::{Flow, Source, queue};
+use super::user::become_other;
 use super::{CHANNELS_MAX, DebugAnswer, Services, attach, debug};
 use crate::workload::command::Command;
 use crate::workload::process::{Process, Terminal};
@@ -43,11 +45,12 @@ struct Running {
 pub(super) struct Handler {
     services: Arc<Services>,
     channels: HashMap<ChannelId, Slot>,
+    forwards: Forwards,
 }
 
 impl Handler {
     pub(super) fn new(services: Arc<Services>) -> Self {
-        Self { services, channels: HashMap::new() }
+        Self { services, channels: HashMap::new(), forwards: Forwards::new() }
     }
 
     /// Starts what was asked for, and answers the request. A program that cannot be started answers by its exit code
@@ -56,6 +59,7 @@ impl Handler {
         &mut self,
         channel: ChannelId,
         command: Result<Command, String>,
+        user: Option<String>,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some((slot, writer)) = self.channels.get_mut(&channel).and_then(|slot| {
@@ -66,8 +70,14 @@ impl Handler {
         };
         let (peer, running) = link(writer, session);
         let terminal = slot.terminal.take();
-        let started = command
-            .and_then(|command| Process::start(&self.services.workload, &command, &slot.variables, terminal.as_ref()));
+        let workload = &self.services.workload;
+        let started = command.and_then(|command| match &user {
+            None => Process::start(workload, &command, &slot.variables, terminal.as_ref()),
+            Some(user) => {
+                let other = become_other(workload, user)?;
+                Process::start(&other, &command, &slot.variables, terminal.as_ref())
+            }
+        });
         slot.running = Some(running);
         session.channel_success(channel)?;
         tokio::spawn(exec(peer, started, self.services.workload.clone()));
@@ -139,6 +149,47 @@ impl russh::server::Handler for Handler {
         Ok(())
     }
 
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.forwards.connect(channel, (host, port), reply, session.handle()).await;
+        Ok(())
+    }
+
+    async fn tcpip_forward(&mut self, host: &str, port: &mut u32, session: &mut Session) -> Result<bool, Self::Error> {
+        let bound = self.forwards.listen(host, *port, session.handle()).await;
+        *port = bound.unwrap_or(*port);
+        Ok(bound.is_some())
+    }
+
+    async fn cancel_tcpip_forward(&mut self, host: &str, port: u32, _: &mut Session) -> Result<bool, Self::Error> {
+        Ok(self.forwards.cancel(host, port))
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn agent_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<bool, Self::Error> {
+        session.channel_failure(channel)?;
+        Ok(false)
+    }
+
     async fn pty_request(
         &mut self,
         channel: ChannelId,
@@ -186,12 +237,12 @@ impl russh::server::Handler for Handler {
         // An exec comes with the session, and so do they.
         let secrets = self.services.workload.secrets.arrived(budget::UNARY).await;
         let command = secrets.and(command);
-        self.run(channel, command, session)
+        self.run(channel, command, Command::user_of_exec(data), session)
     }
 
     async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
         let command = Command::login_shell(&self.services.workload.user);
-        self.run(channel, Ok(command), session)
+        self.run(channel, Ok(command), None, session)
     }
 
     async fn subsystem_request(
@@ -200,8 +251,11 @@ impl russh::server::Handler for Handler {
         name: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if [ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM].contains(&name) {
-            return self.attach(channel, name == ATTACH_TAKING_INPUT_SUBSYSTEM, session);
+        match name {
+            ATTACH_SUBSYSTEM => return self.attach(channel, false, session),
+            ATTACH_TAKING_INPUT_SUBSYSTEM => return self.attach(channel, true, session),
+            SFTP_SUBSYSTEM => return self.run(channel, Ok(Command::sftp_server()), None, session),
+            _ => {}
         }
         match debug::answer(&self.services, name) {
             Some(answer) => self.debug(channel, answer, session),

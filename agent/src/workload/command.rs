@@ -3,7 +3,9 @@
 use proto::boot::MainProcess;
 use proto::exec::ExecCommand;
 
+use super::launch;
 use super::passwd::User;
+use crate::sftp;
 
 /// A program, ready to be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +29,7 @@ impl Command {
             let argv = ["/bin/sh", "-lc", request].map(str::to_owned).to_vec();
             return Ok(Self { argv, arg0: None, workdir: None });
         };
-        if command.argv.iter().chain(&command.workdir).any(|text| text.contains('\0')) {
+        if command.argv.iter().chain(&command.workdir).chain(&command.user).any(|text| text.contains('\0')) {
             return Err("the exec document contains a NUL".to_owned());
         }
         let mut argv = command.argv;
@@ -36,6 +38,11 @@ impl Command {
             argv.splice(0..0, shell);
         }
         Ok(Self { argv, arg0: None, workdir: command.workdir })
+    }
+
+    /// As whom an SSH `exec` request is to run, if not as the sandbox's user: a name or a uid.
+    pub fn user_of_exec(request: &[u8]) -> Option<String> {
+        ExecCommand::decode(std::str::from_utf8(request).ok()?).ok()??.user
     }
 
     /// From an SSH `shell` request.
@@ -47,6 +54,12 @@ impl Command {
     /// From the boot spec.
     pub fn main(main: &MainProcess) -> Self {
         Self { argv: main.argv.clone(), arg0: None, workdir: None }
+    }
+
+    /// The agent's own SFTP server, as a program like any other: it has the rights of the workload and no more.
+    pub fn sftp_server() -> Self {
+        let argv = [launch::SELF, sftp::VERB].map(str::to_owned).to_vec();
+        Self { argv, arg0: Some("openshell-agent".to_owned()), workdir: None }
     }
 }
 

@@ -243,6 +243,7 @@ impl OpenShell for Gateway {
     type WatchSandboxStream = Boxed<SandboxStreamEvent>;
     type ExecSandboxStream = Boxed<ExecSandboxEvent>;
     type ExecSandboxInteractiveStream = Boxed<ExecSandboxEvent>;
+    type ForwardTcpStream = Boxed<TcpForwardFrame>;
 
     async fn connect_supervisor(
         &self,
@@ -363,6 +364,9 @@ impl OpenShell for Gateway {
         watch_sandbox(WatchSandboxRequest) -> Self::WatchSandboxStream;
         exec_sandbox(ExecSandboxRequest) -> Self::ExecSandboxStream;
         exec_sandbox_interactive(Streaming<ExecSandboxInput>) -> Self::ExecSandboxInteractiveStream;
+        forward_tcp(Streaming<TcpForwardFrame>) -> Self::ForwardTcpStream;
+        create_ssh_session(CreateSshSessionRequest) -> CreateSshSessionResponse;
+        revoke_ssh_session(RevokeSshSessionRequest) -> RevokeSshSessionResponse;
     }
 }
 

@@ -89,6 +89,16 @@ impl Fixture {
         self.runtime.spawn(async move { token.exists() }).await.unwrap()
     }
 
+    /// Runs beside the tests, on the thread that owns the mounts.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Starts and awaits every child of this process.
+    pub(crate) fn reaper(&self) -> &Reaper {
+        &self.workload.reaper
+    }
+
     pub(crate) fn server(&self) -> Server {
         Server::new(&self.host_key, self.workload.clone(), None, None).unwrap()
     }

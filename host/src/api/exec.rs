@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::exec::{USER_KEY, USER_MAX};
 use proto::openshell::v1::exec_sandbox_event::Payload;
 use proto::openshell::v1::exec_sandbox_input::Payload as InputPayload;
 use proto::openshell::v1::*;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
 use super::lifecycle::workspace;
@@ -30,7 +32,11 @@ const ARG_MAX: usize = 32 * 1024;
 const QUEUE: usize = 16;
 
 impl Api {
-    pub(super) async fn exec(&self, mut request: ExecSandboxRequest) -> Result<ExecEvents, Status> {
+    pub(super) async fn exec(
+        &self,
+        mut request: ExecSandboxRequest,
+        user: Option<String>,
+    ) -> Result<ExecEvents, Status> {
         let stdin = std::mem::take(&mut request.stdin);
         let (input, inputs) = mpsc::channel(2);
         // Both fit: the channel is new.
@@ -39,12 +45,13 @@ impl Api {
         if request.command.is_empty() {
             return Err(status::invalid("command", "command: must not be empty"));
         }
-        self.run(request, inputs).await
+        self.run(request, user, inputs).await
     }
 
     pub(super) async fn exec_interactive(
         &self,
         mut inbound: Streaming<ExecSandboxInput>,
+        user: Option<String>,
     ) -> Result<ExecEvents, Status> {
         let first = timeout(proto::budget::HELLO, inbound.message())
             .await
@@ -54,15 +61,20 @@ impl Api {
         };
         let (input, inputs) = mpsc::channel(QUEUE);
         tokio::spawn(forward(inbound, input));
-        self.run(request, inputs).await
+        self.run(request, user, inputs).await
     }
 
-    async fn run(&self, request: ExecSandboxRequest, input: mpsc::Receiver<Input>) -> Result<ExecEvents, Status> {
+    async fn run(
+        &self,
+        request: ExecSandboxRequest,
+        user: Option<String>,
+        input: mpsc::Receiver<Input>,
+    ) -> Result<ExecEvents, Status> {
         workspace(request.workspace_scope.as_ref())?;
         check(&request)?;
         let handle = self.find(&request.sandbox)?;
         let limit = time_limit(&request)?;
-        let exec = Exec::from(request);
+        let exec = Exec::new(request, user);
         let host_key = self.host_keys.public(handle.id).map_err(Status::internal)?;
         let running = start(&self.supervisors, &handle, host_key, &exec).await?;
         let (output, outputs) = mpsc::channel(QUEUE);
@@ -129,6 +141,14 @@ async fn forward(mut inbound: Streaming<ExecSandboxInput>, input: mpsc::Sender<I
     }
     // The exec may be over.
     drop(input.send(Input::Eof).await);
+}
+
+/// As whom an exec is to run, where its metadata say so.
+pub(super) fn user(metadata: &MetadataMap) -> Result<Option<String>, Status> {
+    let Some(value) = metadata.get(USER_KEY) else { return Ok(None) };
+    let name = value.to_str().ok().filter(|name| !name.is_empty() && name.len() <= USER_MAX);
+    let message = || format!("{USER_KEY}: a name or uid of at most {USER_MAX} printable characters");
+    name.map(|name| Some(name.to_owned())).ok_or_else(|| status::invalid(USER_KEY, message()))
 }
 
 fn check(request: &ExecSandboxRequest) -> Result<(), Status> {

@@ -18,7 +18,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 
 use super::caller::{way, who};
-use super::exec::ExecEvents;
+use super::exec::{ExecEvents, user};
+use super::forward::ForwardFrames;
 use super::lifecycle::Events;
 use super::reply::{since_epoch_ms, timestamp};
 use crate::identity::host_key::HostKeys;
@@ -34,6 +35,7 @@ use crate::sandbox::task::{AskError, Handle};
 use crate::sandbox::view::wall_ms;
 use crate::secrets::Secrets;
 use crate::session::agent::AgentVersion;
+use crate::session::ssh_tokens::SshTokens;
 use crate::session::supervisor::{Supervisors, refused};
 use crate::session::throttle::Throttle;
 
@@ -60,6 +62,8 @@ pub struct Api {
     pub throttle: Arc<Throttle>,
     /// Secrets of providers.
     pub secrets: Arc<Secrets>,
+    /// Tokens of SSH sessions.
+    pub ssh_tokens: Arc<SshTokens>,
     /// Their SSH host keys.
     pub host_keys: Arc<HostKeys>,
     /// Wall clock.
@@ -164,6 +168,7 @@ impl OpenShell for Api {
     type WatchSandboxStream = Events;
     type ExecSandboxStream = ExecEvents;
     type ExecSandboxInteractiveStream = ExecEvents;
+    type ForwardTcpStream = ForwardFrames;
     type ConnectSupervisorStream = Replies<GatewayMessage>;
     type RelayStreamStream = Replies<RelayFrame>;
 
@@ -227,14 +232,37 @@ impl OpenShell for Api {
     }
 
     async fn exec_sandbox(&self, request: Request<ExecSandboxRequest>) -> Result<Response<ExecEvents>, Status> {
-        self.exec(request.into_inner()).await.map(Response::new)
+        let user = user(request.metadata())?;
+        self.exec(request.into_inner(), user).await.map(Response::new)
     }
 
     async fn exec_sandbox_interactive(
         &self,
         request: Request<Streaming<ExecSandboxInput>>,
     ) -> Result<Response<ExecEvents>, Status> {
-        self.exec_interactive(request.into_inner()).await.map(Response::new)
+        let user = user(request.metadata())?;
+        self.exec_interactive(request.into_inner(), user).await.map(Response::new)
+    }
+
+    async fn forward_tcp(
+        &self,
+        request: Request<Streaming<TcpForwardFrame>>,
+    ) -> Result<Response<ForwardFrames>, Status> {
+        self.forward(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_ssh_session(
+        &self,
+        request: Request<CreateSshSessionRequest>,
+    ) -> Result<Response<CreateSshSessionResponse>, Status> {
+        self.create_ssh(request.get_ref()).map(Response::new)
+    }
+
+    async fn revoke_ssh_session(
+        &self,
+        request: Request<RevokeSshSessionRequest>,
+    ) -> Result<Response<RevokeSshSessionResponse>, Status> {
+        self.revoke_ssh(request.get_ref()).map(Response::new)
     }
 
     async fn connect_supervisor(
@@ -355,6 +383,13 @@ impl Operator for Api {
     ) -> Result<Response<ListServicesReply>, Status> {
         let who = who(&request);
         Api::list_services(self, &request.get_ref().sandbox, &who).await.map(Response::new)
+    }
+
+    async fn get_ssh_host_key(
+        &self,
+        request: Request<GetSshHostKeyRequest>,
+    ) -> Result<Response<GetSshHostKeyReply>, Status> {
+        self.ssh_host_key(request.get_ref()).map(Response::new)
     }
 
     async fn set_secret(&self, request: Request<SetSecretRequest>) -> Result<Response<SetSecretReply>, Status> {

@@ -18,6 +18,7 @@ use tower::service_fn;
 use super::console::Console;
 use super::exit::ExitCode;
 use super::failure::CommandError;
+use super::openssh::Places;
 use super::starter::{Starter, Starting};
 use crate::config::keys::SOCKET_VARIABLE;
 use crate::config::{Config, Environment, GatewayFlags};
@@ -42,6 +43,8 @@ pub(crate) type Client = OpenShellClient<Channel>;
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) socket: PathBuf,
+    /// What SSH clients of its sandboxes are told.
+    pub(crate) ssh: Places,
     starter: Option<Starter>,
 }
 
@@ -57,8 +60,9 @@ impl Gateway {
     /// The one whose socket was named; else the one of the configuration, which can be started.
     pub(crate) fn find(named: Option<PathBuf>, environment: &Environment) -> Result<Self, CommandError> {
         let named = named.or_else(|| environment.variable(SOCKET_VARIABLE).map(PathBuf::from));
+        let ssh = Places::of(environment, named.as_deref());
         if let Some(socket) = named {
-            return Ok(Self { socket, starter: None });
+            return Ok(Self { socket, ssh, starter: None });
         }
         let config = Config::load(&GatewayFlags::default(), environment)?;
         let starter = Starter {
@@ -66,7 +70,7 @@ impl Gateway {
             state_dir: config.gateway.state_dir.clone(),
             uid: environment.uid,
         };
-        Ok(Self { socket: config.gateway.socket(), starter: Some(starter) })
+        Ok(Self { socket: config.gateway.socket(), ssh, starter: Some(starter) })
     }
 
     /// A client of a gateway that answers, started if need be.
@@ -214,6 +218,6 @@ impl Gateway {
     /// One that `program` starts.
     pub(crate) fn started_by(socket: PathBuf, program: PathBuf, state_dir: PathBuf) -> Self {
         let uid = rustix::process::geteuid().as_raw();
-        Self { socket, starter: Some(Starter { program, state_dir, uid }) }
+        Self { socket, ssh: Places::default(), starter: Some(Starter { program, state_dir, uid }) }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Terminals {
 pub(crate) struct Console {
     /// Taken by the first stream that sends it.
     pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    stdout: Box<dyn AsyncWrite + Send + Unpin>,
+    pub(crate) stdout: Box<dyn AsyncWrite + Send + Unpin>,
     stderr: Box<dyn AsyncWrite + Send + Unpin>,
     pub(crate) terminals: Terminals,
     line_started: bool,

@@ -49,6 +49,12 @@ fn row(sandbox: &Sandbox, view: &SandboxView, now: SystemTime) -> Vec<String> {
     ]
 }
 
+/// The names of all sandboxes.
+pub(crate) async fn names(client: &mut Client) -> Result<Vec<String>, CommandError> {
+    let sandboxes = all(client).await?.into_iter();
+    Ok(sandboxes.filter_map(|sandbox| Some(sandbox.metadata?.name)).collect())
+}
+
 async fn all(client: &mut Client) -> Result<Vec<Sandbox>, CommandError> {
     let act = "list sandboxes";
     let mut sandboxes = Vec::new();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proto::budget::RELAY_CHUNK;
+use proto::exec::USER_KEY;
 use proto::openshell::v1::exec_sandbox_event::Payload as Event;
 use proto::openshell::v1::exec_sandbox_input::Payload as Input;
 use proto::openshell::v1::{ExecSandboxInput, ExecSandboxRequest, ExecSandboxWindowResize};
@@ -10,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, Request};
 
 use super::connect::Client;
 use super::console::Console;
@@ -39,7 +41,18 @@ pub(crate) async fn run(
     console: &mut Console,
     signals: &mut Signals,
 ) -> Result<Ended, CommandError> {
-    let ended = run_until_detached(client, start, DetachKeys::default(), console, signals).await?;
+    run_as(client, start, None, console, signals).await
+}
+
+/// The same as another user than the sandbox's, where one is named.
+pub(crate) async fn run_as(
+    client: &mut Client,
+    start: ExecSandboxRequest,
+    user: Option<MetadataValue<Ascii>>,
+    console: &mut Console,
+    signals: &mut Signals,
+) -> Result<Ended, CommandError> {
+    let ended = carry(client, start, user, DetachKeys::default(), console, signals).await?;
     // Without keys nobody detaches.
     Ok(ended.unwrap_or(Ended::Exited(0)))
 }
@@ -47,7 +60,18 @@ pub(crate) async fn run(
 /// The same; nothing where `keys` were typed, on a terminal.
 pub(crate) async fn run_until_detached(
     client: &mut Client,
+    start: ExecSandboxRequest,
+    keys: DetachKeys,
+    console: &mut Console,
+    signals: &mut Signals,
+) -> Result<Option<Ended>, CommandError> {
+    carry(client, start, None, keys, console, signals).await
+}
+
+async fn carry(
+    client: &mut Client,
     mut start: ExecSandboxRequest,
+    user: Option<MetadataValue<Ascii>>,
     keys: DetachKeys,
     console: &mut Console,
     signals: &mut Signals,
@@ -68,11 +92,15 @@ pub(crate) async fn run_until_detached(
     let first = ExecSandboxInput { payload: Some(Input::Start(start)) };
     // The channel is new and has room.
     let _ = input.try_send(first);
+    let mut request = Request::new(ReceiverStream::new(requests));
+    if let Some(user) = user {
+        request.metadata_mut().insert(USER_KEY, user);
+    }
     let keys = Watcher::new(if raw.is_some() { keys } else { DetachKeys::default() });
     let detached = Arc::new(Notify::new());
     let pump = tokio::spawn(send_input(console.stdin.take(), input, resizes, keys, detached.clone()));
     let ended = tokio::select! {
-        ended = receive(client, requests, &act, console, signals) => ended.map(Some),
+        ended = receive(client, request, &act, console, signals) => ended.map(Some),
         () = detached.notified() => Ok(None),
     };
     // After a detach it is left alone: an end of the input would be typed.
@@ -86,12 +114,12 @@ pub(crate) async fn run_until_detached(
 
 async fn receive(
     client: &mut Client,
-    requests: mpsc::Receiver<ExecSandboxInput>,
+    request: Request<ReceiverStream<ExecSandboxInput>>,
     act: &str,
     console: &mut Console,
     signals: &mut Signals,
 ) -> Result<Ended, CommandError> {
-    let opening = client.exec_sandbox_interactive(ReceiverStream::new(requests));
+    let opening = client.exec_sandbox_interactive(request);
     let mut events = tokio::select! {
         opened = opening => opened.map_err(|status| lost(act, &status))?.into_inner(),
         signal = signals.next() => return Ok(Ended::Interrupted(signal)),

@@ -161,6 +161,26 @@ async fn an_interrupted_command_is_deleted() {
 }
 
 #[tokio::test]
+async fn exec_takes_a_user_and_variables_from_a_file() {
+    within(async {
+        let double = Double::serve(Script::default()).await;
+        openshell(&double, "", &["vm", "create", "--name", "a"]).await;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("vars").display().to_string();
+        std::fs::write(&file, "A=1\nB=2\n").unwrap();
+        let line = ["vm", "exec", "a", "-u", "root", "--env-file", &file, "-e", "B=3", "--", "env"];
+        assert_eq!(openshell(&double, "", &line).await.code, 0);
+        let environment = double.started().unwrap().environment;
+        assert_eq!(double.user().as_deref(), Some("root"));
+        assert_eq!((environment["A"].as_str(), environment["B"].as_str(), environment.len()), ("1", "3", 2));
+        // Whoever names none says nothing.
+        assert_eq!(openshell(&double, "", &["vm", "exec", "a", "--", "env"]).await.code, 0);
+        assert_eq!(double.user(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn exec_streams_input_to_its_end() {
     within(async {
         let double = Double::serve(Script { echoes: true, code: 7, ..Script::default() }).await;
@@ -271,6 +291,14 @@ fn command_lines() {
         "openshell sandbox create --name a --from b --cpus 2 --memory 1Gi --tty --no-keep -- bash -l",
         "openshell vm exec -t a -w /tmp -- ls -l",
         "openshell vm exec a --timeout 5s -- ls",
+        "openshell vm exec -u www a --env-file vars -- ls",
+        "openshell vm ssh a",
+        "openshell vm ssh a -- -L 8080:localhost:80 ls -l",
+        "openshell vm ssh-config",
+        "openshell vm ssh-config a b",
+        "openshell vm ssh-proxy a",
+        "openshell vm cp src a:/tmp/src",
+        "openshell vm forward a 8080:80 9000 -L 1:2 -R 9000:3000",
         "openshell vm delete a b c --if-exists",
         "openshell --gateway-socket /s vm list -o json",
         "openshell vm list --gateway-socket /s",
@@ -288,6 +316,9 @@ fn command_lines() {
         "openshell vm exec a",
         "openshell vm exec a -e novalue -- ls",
         "openshell vm exec a -e =v -- ls",
+        "openshell vm exec a -u é -- ls",
+        "openshell vm cp a:src",
+        "openshell vm forward a 80:x",
         "openshell vm delete",
         "openshell vm stop",
         "openshell vm stop a --timeout 0s",

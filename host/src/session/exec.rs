@@ -1,22 +1,23 @@
-//! Execs and attachments: an SSH channel inside a relay.
+//! Execs and attachments: a channel of an SSH connection inside a relay.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::debug::DebugCall;
 use proto::exec::{ENCODED_MAX, ExecCommand};
-use proto::layout::{ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM, SSH_USER};
+use proto::layout::{ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM};
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::{ExecSandboxRequest, SshRelayTarget};
-use russh::client::{self, Handle as SshHandle, Msg};
-use russh::keys::{PublicKey, PublicKeyOrCertificate};
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect};
+use russh::client::Msg;
+use russh::keys::PublicKey;
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use super::connection::{Connection, Home};
 use super::relay::RelayStream;
+use super::sessions::Session;
 use super::supervisor::{Supervisors, no_session};
 use crate::sandbox::task::Handle;
 use crate::status;
@@ -68,42 +69,31 @@ pub enum Output {
     Exit(i32),
 }
 
-impl From<ExecSandboxRequest> for Exec {
-    fn from(request: ExecSandboxRequest) -> Self {
+impl Exec {
+    /// What a request asks for; as another user than the sandbox's where one is named.
+    pub fn new(request: ExecSandboxRequest, user: Option<String>) -> Self {
         let size = |given: u32, default: u32| if given == 0 { default } else { given };
         let terminal = request.tty.then(|| (size(request.cols, DEFAULT_SIZE.0), size(request.rows, DEFAULT_SIZE.1)));
         let program = match request.command.is_empty() {
             true => Program::Attach { take_input: request.take_input },
             false => {
                 let workdir = (!request.workdir.is_empty()).then_some(request.workdir);
-                Program::Command(ExecCommand { argv: request.command, workdir, login: false })
+                Program::Command(ExecCommand { argv: request.command, workdir, user, login: false })
             }
         };
         Self { program, environment: request.environment.into_iter().collect(), terminal }
     }
 }
 
-/// Accepts the host key of one sandbox, and no other.
-struct OneHost {
-    expected: PublicKey,
-}
-
-impl client::Handler for OneHost {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        Ok(matches!(key, PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.expected.key_data()))
-    }
-}
-
 /// A running exec.
 pub struct Running {
-    ssh: SshHandle<OneHost>,
+    connection: Connection,
+    home: Home,
     read: ChannelReadHalf,
     write: ChannelWriteHalf<Msg>,
 }
 
-/// Opens a relay to the sandbox's SSH server and starts `exec` on it.
+/// Starts `exec` on a connection to the sandbox's SSH server: one that its session keeps, else a new one.
 ///
 /// # Errors
 /// `Unavailable` without a session or relay, with the reason; `FailedPrecondition` where the agent refuses.
@@ -119,44 +109,64 @@ pub async fn start(
         return Err(status::invalid("command", format!("command: at most {ENCODED_MAX} bytes, encoded as JSON")));
     }
     let session = supervisors.sessions.of(handle.id).ok_or_else(|| no_session(handle))?;
-    let unavailable =
-        |what: &str, why: String| status::not_now(Code::Unavailable, format!("sandbox {}: {what}: {why}", handle.name));
-    let relay = supervisors
-        .relays
-        .open(handle.id, &session, Target::Ssh(SshRelayTarget {}))
-        .await
-        .map_err(|why| unavailable("no relay", why))?;
-    let set_up = async {
-        let ssh = connect(relay, host_key).await?;
-        let channel = ssh.channel_open_session().await?;
-        request(&channel, exec).await?;
-        Ok::<_, russh::Error>((ssh, channel))
+    let (connection, mut channel) = match session.kept.take().await {
+        Some(kept) => kept,
+        None => connect(supervisors, handle, &session, host_key).await?,
     };
-    let (ssh, mut channel) = timeout(proto::budget::RELAY_OPEN, set_up)
-        .await
-        .map_err(|_| {
-            unavailable(
-                "no exec",
-                format!("the agent's SSH server did not answer within {:?}", proto::budget::RELAY_OPEN),
-            )
-        })?
-        .map_err(|error| unavailable("no exec", error.to_string()))?;
+    timed(handle, request(&channel, exec)).await?;
     confirm(&mut channel).await.map_err(|why| {
         Status::failed_precondition(format!("sandbox {}: the agent refused to run it: {why}", handle.name))
     })?;
     let (read, write) = channel.split();
-    Ok(Running { ssh, read, write })
+    Ok(Running { connection, home: session.kept.home(), read, write })
 }
 
-async fn connect(relay: RelayStream, expected: PublicKey) -> Result<SshHandle<OneHost>, russh::Error> {
-    // The session has its own heartbeat; an idle exec is no reason to end anything.
-    let config = client::Config { inactivity_timeout: None, keepalive_interval: None, ..Default::default() };
-    let mut ssh = client::connect_stream(Arc::new(config), relay, OneHost { expected }).await?;
-    // Whoever reaches the server came by a relay, which only this gateway can ask for.
-    match ssh.authenticate_none(SSH_USER).await?.success() {
-        true => Ok(ssh),
-        false => Err(russh::Error::NotAuthenticated),
-    }
+/// Opens a relay to a place in the sandbox.
+///
+/// # Errors
+/// `Unavailable` without a session or relay, with the reason.
+pub async fn relay(supervisors: &Supervisors, handle: &Handle, target: Target) -> Result<RelayStream, Status> {
+    let session = supervisors.sessions.of(handle.id).ok_or_else(|| no_session(handle))?;
+    open(supervisors, handle, &session, target).await
+}
+
+async fn open(
+    supervisors: &Supervisors,
+    handle: &Handle,
+    session: &Session,
+    target: Target,
+) -> Result<RelayStream, Status> {
+    let opened = supervisors.relays.open(handle.id, session, target).await;
+    opened.map_err(|why| unavailable(handle, "no relay", &why))
+}
+
+async fn connect(
+    supervisors: &Supervisors,
+    handle: &Handle,
+    session: &Session,
+    host_key: PublicKey,
+) -> Result<(Connection, Channel<Msg>), Status> {
+    let relay = open(supervisors, handle, session, Target::Ssh(SshRelayTarget {})).await?;
+    let opened = async {
+        let connection = Connection::over(relay, host_key).await?;
+        let channel = connection.channel().await?;
+        Ok((connection, channel))
+    };
+    timed(handle, opened).await
+}
+
+/// What the agent's SSH server answers, in time.
+async fn timed<T>(handle: &Handle, answer: impl Future<Output = Result<T, russh::Error>>) -> Result<T, Status> {
+    let deadline = proto::budget::RELAY_OPEN;
+    let late =
+        |_| unavailable(handle, "no exec", &format!("the agent's SSH server did not answer within {deadline:?}"));
+    let answer = timeout(deadline, answer).await.map_err(late)?;
+    answer.map_err(|error| unavailable(handle, "no exec", &error.to_string()))
+}
+
+/// There is no relay, or nothing at its other end.
+fn unavailable(handle: &Handle, what: &str, why: &str) -> Status {
+    status::not_now(Code::Unavailable, format!("sandbox {}: {what}: {why}", handle.name))
 }
 
 async fn request(channel: &Channel<Msg>, exec: &Exec) -> Result<(), russh::Error> {
@@ -224,8 +234,11 @@ impl Running {
                 break Err(Status::cancelled("the caller left"));
             }
         };
-        let farewell = self.ssh.disconnect(Disconnect::ByApplication, "", "");
-        drop(timeout(proto::budget::UNARY, farewell).await);
+        // Only after an end in order is nothing of this exec on the connection any more.
+        match (&ended, exit) {
+            (Ok(()), Some(_)) => self.home.give_back(self.connection).await,
+            _ => self.connection.end().await,
+        }
         ended?;
         let code = exit.ok_or_else(|| Status::data_loss("the relay ended before the command did"))?;
         output.send(Output::Exit(code)).await.map_err(|_| Status::cancelled("the caller left"))

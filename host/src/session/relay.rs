@@ -121,6 +121,52 @@ pub struct RelayStream {
     outbound: PollSender<Result<RelayFrame, Status>>,
 }
 
+/// What comes out of a relay, in the pieces in which it comes.
+pub struct RelayReader(Streaming<RelayFrame>);
+
+/// What goes into a relay. Dropped, it says that there is no more.
+pub struct RelayWriter(mpsc::Sender<Result<RelayFrame, Status>>);
+
+impl RelayStream {
+    /// The two directions of a new relay, for whoever needs no stream of bytes.
+    pub fn split(self) -> Option<(RelayReader, RelayWriter)> {
+        let writer = self.outbound.get_ref()?.clone();
+        Some((RelayReader(self.inbound), RelayWriter(writer)))
+    }
+}
+
+impl RelayReader {
+    /// The next piece; nothing at the end.
+    ///
+    /// # Errors
+    /// The relay broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        match self.0.message().await?.map(|frame| frame.payload) {
+            Some(Some(FramePayload::Data(data))) => Ok(Some(data)),
+            Some(_) => Err(Status::data_loss("the agent sent a frame without data")),
+            None => Ok(None),
+        }
+    }
+}
+
+impl RelayWriter {
+    /// Sends it, in pieces that the agent takes; waits while the agent reads slowly. False once the relay has ended.
+    pub async fn send(&self, mut bytes: Bytes) -> bool {
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(budget::RELAY_CHUNK));
+            if self.0.send(Ok(data_frame(piece))).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Resolves when the agent takes nothing any more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
 impl AsyncRead for RelayStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.buffer.is_empty() {

@@ -10,6 +10,8 @@ use proto::openshell::v1::{GatewayHeartbeat, GatewayMessage};
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
+use super::connection::Kept;
+
 /// One live session, as others see it.
 #[derive(Clone)]
 pub struct Session {
@@ -25,6 +27,8 @@ pub struct Session {
     services_note: Arc<Mutex<String>>,
     outbound: mpsc::Sender<GatewayMessage>,
     superseded: Arc<Notify>,
+    /// Its SSH connections that wait for the next exec.
+    pub(super) kept: Kept,
 }
 
 /// Why a hello was not accepted.
@@ -56,6 +60,7 @@ impl Session {
             services_note: Arc::default(),
             outbound,
             superseded: Arc::default(),
+            kept: Kept::default(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod agent;
 mod driver;
+mod forward;
 mod guard;
 mod identity;
 mod lifecycle;
@@ -17,3 +18,4 @@ mod standard;
 mod store;
 mod versions;
 mod walk;
+mod warm;

@@ -154,6 +154,7 @@ impl Stage {
             receipt_deadline: budget::receipt_deadline(budget::TTL_DEFAULT),
             throttle: Arc::default(),
             secrets: Arc::new(Secrets::open(&state).expect("no secrets yet")),
+            ssh_tokens: Arc::default(),
             host_keys,
             clock,
             drivers: vec!["fake".into()],

@@ -40,6 +40,8 @@ struct State {
     sandboxes: HashMap<String, Sandbox>,
     created: Option<CreateSandboxRequest>,
     started: Option<ExecSandboxRequest>,
+    /// As whom the last command was to run.
+    user: Option<String>,
     version: u64,
 }
 
@@ -87,6 +89,10 @@ impl Double {
 
     pub(super) fn started(&self) -> Option<ExecSandboxRequest> {
         self.service.lock().started.clone()
+    }
+
+    pub(super) fn user(&self) -> Option<String> {
+        self.service.lock().user.clone()
     }
 
     pub(super) fn phase(&self, name: &str) -> Option<SandboxPhase> {
@@ -185,6 +191,7 @@ impl OpenShell for Service {
     type WatchSandboxStream = Streamed<SandboxStreamEvent>;
     type ExecSandboxStream = Streamed<ExecSandboxEvent>;
     type ExecSandboxInteractiveStream = ReceiverStream<Result<ExecSandboxEvent, Status>>;
+    type ForwardTcpStream = Streamed<TcpForwardFrame>;
     type ConnectSupervisorStream = Streamed<GatewayMessage>;
     type RelayStreamStream = Streamed<RelayFrame>;
 
@@ -287,6 +294,8 @@ impl OpenShell for Service {
         &self,
         request: Request<Streaming<ExecSandboxInput>>,
     ) -> Result<Response<Self::ExecSandboxInteractiveStream>, Status> {
+        let user = request.metadata().get(proto::exec::USER_KEY).map(|user| user.to_str().unwrap().to_owned());
+        self.lock().user = user;
         let mut input = request.into_inner();
         let Some(ExecSandboxInput { payload: Some(Input::Start(start)) }) = input.message().await? else {
             return Err(Status::invalid_argument("the first message is not `start`"));
@@ -300,6 +309,9 @@ impl OpenShell for Service {
 
     not_played! {
         exec_sandbox(ExecSandboxRequest) -> Self::ExecSandboxStream;
+        forward_tcp(Streaming<TcpForwardFrame>) -> Self::ForwardTcpStream;
+        create_ssh_session(CreateSshSessionRequest) -> CreateSshSessionResponse;
+        revoke_ssh_session(RevokeSshSessionRequest) -> RevokeSshSessionResponse;
         connect_supervisor(Streaming<SupervisorMessage>) -> Self::ConnectSupervisorStream;
         relay_stream(Streaming<RelayFrame>) -> Self::RelayStreamStream;
         report_main_process_exit(ReportMainProcessExitRequest) -> ReportMainProcessExitResponse;
