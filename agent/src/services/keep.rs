@@ -4,12 +4,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::budget;
 use proto::service::{Readiness, ServiceState};
 use tokio::net::unix::pipe;
-use tokio::time::sleep_until;
+use tokio::sync::watch;
+use tokio::time::{sleep_until, timeout};
 
 use super::notify::{NotifySocket, Word};
 use super::unit::{EXIT_NOT_STARTED, Run, Unit};
@@ -18,6 +19,17 @@ use crate::workload::output::Output;
 use crate::workload::process::Process;
 use crate::workload::reaper::{Exit, exited};
 use crate::workload::ring::Stream;
+
+/// How long the output of a run that has ended may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What was just started, for those who read its output.
+struct Begun {
+    exit: Exit,
+    out: pipe::Receiver,
+    err: Option<pipe::Receiver>,
+    open: watch::Sender<()>,
+}
 
 /// The step that is next.
 enum Step {
@@ -127,10 +139,10 @@ impl Services {
         }
         let started = self.begin(unit);
         match started {
-            Ok(Some((run, out, err))) => {
-                tokio::spawn(self.clone().carry(index, Stream::Out, out, run.exit.clone()));
+            Ok(Some(Begun { exit, out, err, open })) => {
+                tokio::spawn(self.clone().carry(index, Stream::Out, Output::new(out, exit.clone()), open.clone()));
                 if let Some(err) = err {
-                    tokio::spawn(self.clone().carry(index, Stream::Err, err, run.exit));
+                    tokio::spawn(self.clone().carry(index, Stream::Err, Output::new(err, exit), open));
                 }
             }
             Ok(None) => return,
@@ -140,8 +152,7 @@ impl Services {
     }
 
     /// Starts the program, unless all are to stop: under the slot's lock, so that whoever stops finds it.
-    #[allow(clippy::type_complexity, reason = "a run and its two streams, for the one caller")]
-    fn begin(&self, unit: &Unit) -> Result<Option<(Run, pipe::Receiver, Option<pipe::Receiver>)>, String> {
+    fn begin(&self, unit: &Unit) -> Result<Option<Begun>, String> {
         let workload = unit.workload.as_ref().map_err(Clone::clone)?;
         let notify = match unit.spec.ready {
             Readiness::Notify => {
@@ -156,24 +167,25 @@ impl Services {
             return Ok(None);
         }
         let process = Process::start(workload, &unit.command(), &environment, None)?;
-        let run = Run { pid: process.pid, exit: process.exit, began: Instant::now(), notify };
-        slot.run = Some(run.clone());
-        tracing::info!(service = unit.spec.name, pid = run.pid.as_raw_nonzero(), "service started");
+        let (open, output) = watch::channel(());
+        let begun = Begun { exit: process.exit.clone(), out: process.stdout, err: process.stderr, open };
+        slot.run = Some(Run { pid: process.pid, exit: process.exit, began: Instant::now(), notify, output });
+        tracing::info!(service = unit.spec.name, pid = process.pid.as_raw_nonzero(), "service started");
         if unit.spec.ready == Readiness::Started {
             slot.ready = true;
             slot.enter(ServiceState::Ready, "");
         }
-        Ok(Some((run, process.stdout, process.stderr)))
+        Ok(Some(begun))
     }
 
     /// Output, until it ends: always read, so that no service waits for anybody who reads it.
-    async fn carry(self: Arc<Self>, index: usize, stream: Stream, from: pipe::Receiver, exit: Exit) {
-        let mut output = Output::new(from, exit);
+    async fn carry(self: Arc<Self>, index: usize, stream: Stream, mut output: Output, open: watch::Sender<()>) {
         while let Some(bytes) = output.next().await {
             // A fault of whoever keeps the log must not close the pipe of a service.
             let said = catch_unwind(AssertUnwindSafe(|| self.say(&self.units[index], stream, &bytes)));
             drop(said);
         }
+        drop(open);
     }
 
     /// From a running program to its end, or to the end of the time that it has to become ready.
@@ -186,7 +198,11 @@ impl Services {
             let waits = !unit.slot().ready;
             let probes = waits && matches!(unit.spec.ready, Readiness::Command(_));
             tokio::select! {
-                code = exited(&mut exit) => return self.over(unit, code, None),
+                code = exited(&mut exit) => {
+                    // Its last words are often the reason.
+                    let _ = timeout(LAST_WORDS, run.output.clone().changed()).await;
+                    return self.over(unit, code, None);
+                }
                 word = next_word(&run) => self.heard(unit, word),
                 () = &mut probe, if probes => self.ready(unit),
                 () = sleep_until(deadline.into()), if waits => {

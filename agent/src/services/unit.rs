@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal as Number;
 use proto::service::{Readiness, Service, ServiceState, ServiceStatus, StopSignal};
 use rustix::process::{Pid, Signal};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::notify::NotifySocket;
@@ -61,6 +62,8 @@ pub(super) struct Run {
     pub(super) exit: Exit,
     pub(super) began: Instant,
     pub(super) notify: Option<Arc<NotifySocket>>,
+    /// Closes when all of its output was read.
+    pub(super) output: watch::Receiver<()>,
 }
 
 impl Unit {
