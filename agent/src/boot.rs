@@ -5,8 +5,8 @@
 //! not fail any more.
 
 mod identity;
-mod kernel;
 mod image;
+mod kernel;
 mod mounts;
 mod network;
 mod root;

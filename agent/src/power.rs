@@ -24,9 +24,10 @@ pub const BUDGET: Duration = Duration::from_secs(1);
 const STEP_DEADLINE: Duration = Duration::from_millis(400);
 const _: () = assert!(LAST_STEPS.len() as u128 * STEP_DEADLINE.as_millis() < BUDGET.as_millis());
 
+type LastStep = fn() -> Result<(), String>;
+
 /// In this order: a file system that is remounted writes what is left, and a sync before makes that little.
-const LAST_STEPS: [(&str, fn() -> Result<(), String>); 2] =
-    [("sync", sync), ("remount disks read-only", remount_disks_read_only)];
+const LAST_STEPS: [(&str, LastStep); 2] = [("sync", sync), ("remount disks read-only", remount_disks_read_only)];
 /// Exit code of a guest that lost a critical service. The gateway was told which.
 pub const EXIT_SERVICE_LOST: u8 = 72;
 

@@ -10,8 +10,8 @@
 //!
 //! Nothing here fails: a task that panics is reported and started again.
 
-use std::pin::pin;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,8 @@ pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
     let runs = main.as_ref().map(|main| main.runs());
     let session = Session::new(spec.clone(), tokens, workload.secrets.clone());
     let session = Arc::new(Session { main_runs: runs, logs: logs.clone(), ..session });
-    let services = Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), services_log(&spec.services, &logs));
+    let services =
+        Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), services_log(&spec.services, &logs));
     let debug = debug_calls(session.clone(), endpoints.clone(), services.clone());
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, executed, main.clone(), Some(debug))?);
 

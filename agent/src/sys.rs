@@ -4,7 +4,6 @@
 pub mod cgroup;
 pub mod clock;
 pub mod image_file;
-pub mod kernel_files;
 pub mod loopback;
 pub mod privileges;
 pub mod processes;

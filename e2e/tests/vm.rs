@@ -22,10 +22,10 @@ mod isolation;
 mod lifecycle;
 #[path = "vm/load.rs"]
 mod load;
-#[path = "vm/main_process.rs"]
-mod main_process;
 #[path = "vm/logs.rs"]
 mod logs;
+#[path = "vm/main_process.rs"]
+mod main_process;
 #[path = "vm/operator.rs"]
 mod operator;
 #[path = "vm/outages.rs"]

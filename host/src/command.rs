@@ -46,8 +46,8 @@ mod stop;
 mod stream;
 mod terminal;
 mod token;
-mod wait;
 mod tunnel;
+mod wait;
 mod watch;
 
 pub use exit::ExitCode;

@@ -7,8 +7,8 @@ use proto::layout::IMAGE_CONFIG;
 
 use super::{Fault, Machine};
 use crate::sys::image_file;
-use crate::workload::PASSWD;
 use crate::workload::image::{FILE_MAX, Image};
+use crate::workload::passwd::PASSWD;
 
 pub(super) fn configure(machine: &mut Machine) -> Result<(), Fault> {
     let Some(spec) = &mut machine.spec else { return Ok(()) };

@@ -64,7 +64,8 @@ async fn send(session: Arc<Session>, mut client: watch::Receiver<Option<Client>>
         let (end, known) = (*written.borrow_and_update(), *taken.borrow_and_update());
         let there = client.borrow_and_update().is_some();
         let pressing = end.pressing > known || (*hurry.borrow_and_update() && end.last > known);
-        if !pressing && !(there && end.last > known) {
+        let waiting = there && end.last > known;
+        if !pressing && !waiting {
             let gone = tokio::select! {
                 changed = written.changed() => changed.is_err(),
                 changed = taken.changed() => changed.is_err(),

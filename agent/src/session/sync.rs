@@ -9,7 +9,7 @@ use proto::openshell::vm::v1::SyncReply;
 use tonic::Status;
 
 use super::connection::Client;
-use super::{Session, Stop, Told};
+use super::{Session, Stop};
 use crate::sys::{clock, processes};
 
 /// A wall clock is stepped only for more than this, plus what the round trip leaves unsure.

@@ -6,9 +6,7 @@ use proto::boot::WorkloadUser;
 
 use crate::sys::image_file;
 use crate::workload::Workload;
-use crate::workload::passwd::User;
-
-const PASSWD: &str = "/etc/passwd";
+use crate::workload::passwd::{PASSWD, User};
 
 /// The same workload as somebody else, by name or uid of the image's `/etc/passwd`. As root, too, where that is asked
 /// for: without a capability, as every program of the workload.
@@ -19,14 +17,7 @@ pub(super) fn become_other(workload: &Workload, who: &str) -> Result<Workload, S
     let passwd = String::from_utf8_lossy(&passwd);
     let ids = find(&passwd, who)
         .ok_or_else(|| format!("there is no user `{}` in {PASSWD} of the sandbox", who.escape_debug()))?;
-    Ok(Workload {
-        user: User::find(&passwd, ids),
-        environment: workload.environment.clone(),
-        secrets: workload.secrets.clone(),
-        agent: workload.agent.clone(),
-        identity: workload.identity.clone(),
-        reaper: workload.reaper.clone(),
-    })
+    Ok(Workload { user: User::find(&passwd, ids), ..workload.clone() })
 }
 
 /// A name is stronger than a number.

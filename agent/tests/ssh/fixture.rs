@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use agent::logs::Logs;
 use agent::ssh::{Server, TRANSPORT_INBOUND};
 use agent::workload::Workload;
 use agent::workload::main_process::MainProcess;
@@ -72,6 +73,7 @@ impl Fixture {
             identity: identity.clone(),
             cgroup: None,
             reaper,
+            logs: Logs::default(),
         };
         let host_key = key.to_openssh(Default::default()).unwrap().to_string().into();
         Ok(Self { runtime, workload: Arc::new(workload), host_key, identity })

@@ -171,7 +171,9 @@ async fn a_directory_that_cannot_be_written_is_a_condition_until_it_can() {
     let sandbox = world.ready("box", &[]).await;
     let share = world.places(&sandbox).join(SHARE_DIR);
     let Some(immutable) = Immutable::of(&share) else {
-        say("not run: the tmpfs of this kernel has no immutable directories (Linux 6.6 does), or this user may not make one");
+        say(
+            "not run: the tmpfs of this kernel has no immutable directories (Linux 6.6 does), or this user may not make one",
+        );
         return;
     };
     publishing_fails_until(&world, &sandbox, "Operation not permitted", || drop(immutable)).await;

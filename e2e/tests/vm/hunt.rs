@@ -57,7 +57,8 @@ async fn hunt() {
     }
     // In the lab each search has its price: the means are tried with one place of each kind.
     let search = format!("exec 2> /dev/null; echo $planted > /tmp/planted; {SEARCH}");
-    let script = format!("planted={planted} /bin/sh -c \"$0\"");
+    // A shell that has something to do after the search stays, with the token on its command line.
+    let script = format!("export planted={planted}; /bin/sh -c \"$0\"; true");
     let finds = api.exec("prey", &["/bin/sh", "-c", &script, &search]).await.expect("a search").stdout;
     for place in ["environment", "environments", "command lines", "memory", "files"] {
         assert!(finds.lines().any(|line| line.starts_with(&format!("{place}: eyJxxx"))), "{place}: {finds}");

@@ -73,7 +73,8 @@ async fn crash_loop() {
 
     // The remedy; and the image's word is heard, but not a reserved one.
     assert_eq!(openshell(&world, &["vm", "start", "looping"]).await.0, 0);
-    let (code, out, _) = openshell(&world, &["vm", "exec", "looping", "--", "sh", "-c", "echo $IMAGE_SAYS$OPENSHELL_IMAGE"]).await;
+    let (code, out, _) =
+        openshell(&world, &["vm", "exec", "looping", "--", "sh", "-c", "echo $IMAGE_SAYS$OPENSHELL_IMAGE"]).await;
     assert_eq!((code, out.as_str()), (0, "hello\n"));
     world.delete("looping").await;
     world.delete("well").await;

@@ -34,17 +34,7 @@ pub(crate) enum Ended {
     Interrupted(ExitCode),
 }
 
-/// Runs `start`; an empty command attaches to the main process.
-pub(crate) async fn run(
-    client: &mut Client,
-    start: ExecSandboxRequest,
-    console: &mut Console,
-    signals: &mut Signals,
-) -> Result<Ended, CommandError> {
-    run_as(client, start, None, console, signals).await
-}
-
-/// The same as another user than the sandbox's, where one is named.
+/// Runs `start`; an empty command attaches to the main process. As another user than the sandbox's, where one is named.
 pub(crate) async fn run_as(
     client: &mut Client,
     start: ExecSandboxRequest,
