@@ -27,7 +27,7 @@ fn a_main_process_that_fails_is_started_again_and_its_watcher_stays() {
         let script = format!(
             "cd {}; n=$(cat runs 2>/dev/null || echo 0); echo run $n; echo $((n + 1)) >runs
              [ -f left ] && grep -q 'State:.[RS]' /proc/$(cat left)/status 2>/dev/null && echo what the last run left behind is alive
-             sleep 1000 & echo $! >left; [ $n -ge 2 ]",
+             sleep 20 & echo $! >left; [ $n -ge 2 ]",
             directory.path().display()
         );
         let (server, main) = fixture.with_spec(spec(&script, RestartPolicy::OnFailure));
