@@ -32,6 +32,8 @@ async fn busy_children() {
     let api = world.api().await;
     let sandbox = world.ready("busy", &["/bin/sh", "-c", BUSY]).await;
     until("a thousand children", PATIENCE, async || {
+        // Each look takes time from the children's parent.
+        tokio::time::sleep(Duration::from_secs(4)).await;
         api.exec("busy", &["test", "-e", "/tmp/ready"]).await.ok().filter(|finished| finished.code == 0)
     })
     .await;
