@@ -20,7 +20,7 @@ use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 use proto::boot::{BootSpec, DEFAULT_USER, ImageMain, MainProcess, RestartPolicy};
-use proto::exec::ExecCommand;
+use proto::exec::{ExecCommand, USER_KEY};
 use proto::layout;
 use proto::version::{AGENT_BUILD_KEY, AGENT_ENDPOINT_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
 use serde_json::Value;
@@ -135,7 +135,9 @@ fn add_names(lines: &mut Lines) {
         ("metadata", AGENT_BUILD_KEY),
         ("metadata", AGENT_ENDPOINT_KEY),
         ("metadata", PROTOCOL_KEY),
+        ("metadata", USER_KEY),
         ("subsystem", layout::ATTACH_SUBSYSTEM),
+        ("subsystem", layout::SFTP_SUBSYSTEM),
         ("subsystem", layout::DEBUG_SUBSYSTEM),
         ("share", layout::IDENTITY_TAG),
         ("file", layout::TOKEN_FILE),
@@ -170,7 +172,7 @@ fn add_documents(lines: &mut Lines) {
         workdir: Some("/a".into()),
         image_main: ImageMain { tty: true, restart: RestartPolicy::Always },
     };
-    let exec = ExecCommand { argv: vec!["a".into()], workdir: Some("a".into()), login: true };
+    let exec = ExecCommand { argv: vec!["a".into()], workdir: Some("a".into()), user: Some("a".into()), login: true };
     for (name, document) in [("boot", serde_json::to_value(boot)), ("exec", serde_json::to_value(exec))] {
         add_members(lines, name, &document.expect("a document"));
     }

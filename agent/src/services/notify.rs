@@ -118,7 +118,7 @@ mod tests {
         ] {
             assert_eq!(parse(message.as_bytes()), expected, "{message:?}");
         }
-        assert_eq!(parse(b"STATUS=\xff\nREADY=1").ready, true);
+        assert!(parse(b"STATUS=\xff\nREADY=1").ready);
         assert_eq!(
             parse(format!("STATUS={}", "ä".repeat(4000)).as_bytes()).status.unwrap().chars().count(),
             STATUS_MAX

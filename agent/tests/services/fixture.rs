@@ -58,10 +58,13 @@ impl Fixture {
         let workload = Workload {
             user: User::find("sandbox:x:1000:1000::/:/bin/sh", DEFAULT_USER),
             environment: Default::default(),
+            workdir: None,
             secrets: Arc::new(Secrets::new(false)),
             agent: env!("CARGO_BIN_EXE_openshell-agent").into(),
             identity,
+            cgroup: None,
             reaper,
+            logs: Default::default(),
         };
         Ok(Self { runtime, workload })
     }

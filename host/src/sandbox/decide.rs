@@ -325,7 +325,7 @@ mod tests {
         ]
     }
 
-    const EVENTS: [Event; 13] = [
+    const EVENTS: [Event; 14] = [
         Event::Start,
         Event::Stop,
         Event::Delete,
