@@ -312,7 +312,11 @@ async fn log_lines_come_once_and_in_order_whatever_breaks() {
     gateway.until("the next lines", |state| state.logs.len() >= 300).await;
     assert_eq!(numbers(&gateway.state()), (1..=300).collect::<Vec<_>>());
     assert!(gateway.state().logs.iter().all(|(number, message)| *message == number.to_string()));
-    assert_eq!((gateway.state().break_bursts, gateway.state().lose_answers), (0, 0));
+    let left = {
+        let state = gateway.state();
+        (state.break_bursts, state.lose_answers)
+    };
+    assert_eq!(left, (0, 0));
 
     // A gateway that remembers gets what is new, one that has forgotten gets what is still kept.
     drop(running);
@@ -340,7 +344,10 @@ async fn a_gap_is_said_and_a_flood_of_lines_keeps_nothing_else_back() {
         main.write(Stream::Out, "a line of a flood\n".repeat(2_000).as_bytes());
         tokio::task::yield_now().await;
     }
-    let (beats, syncs) = (gateway.state().heartbeats, gateway.state().syncs.len());
+    let (beats, syncs) = {
+        let state = gateway.state();
+        (state.heartbeats, state.syncs.len())
+    };
     gateway.until("the last line", |state| state.logs.last().is_some_and(|(number, _)| *number == 100_000)).await;
     gateway.until("heartbeats and Syncs", |state| state.heartbeats > beats && state.syncs.len() > syncs).await;
     let state = gateway.state();

@@ -152,7 +152,7 @@ mod tests {
             "vsock://2:5100",
             "unix:///run/gateway.sock",
             "https://gateway.example:443",
-            "https://192.0.2.1:17670",
+            "https://127.0.0.1:17670",
             "https://[2001:db8::1]:17670",
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);

@@ -253,10 +253,13 @@ fn shape(bench: &Bench) {
         "id",
         "image",
         "labels",
+        "main_started",
         "memory",
         "name",
+        "next_restart",
         "phase",
         "resource_version",
+        "restart_policy",
         "restarts",
         "tty",
     ];

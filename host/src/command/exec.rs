@@ -75,6 +75,7 @@ impl Exec {
 
 /// It travels beside the request, as a header.
 fn user(text: &str) -> Result<MetadataValue<Ascii>, String> {
-    let fits = (1..=USER_MAX).contains(&text.len()).then(|| text.parse().ok()).flatten();
+    let fits = text.is_ascii() && (1..=USER_MAX).contains(&text.len());
+    let fits = fits.then(|| text.parse().ok()).flatten();
     fits.ok_or_else(|| "write a name of at most 256 ASCII characters, or a uid".to_owned())
 }

@@ -271,7 +271,8 @@ mod tests {
 
     #[test]
     fn since_is_a_duration_or_a_time() {
-        let ago = SystemTime::now().duration_since(since("10m").unwrap()).unwrap();
+        let then = since("10m").unwrap();
+        let ago = SystemTime::now().duration_since(then).unwrap();
         assert!(ago >= Duration::from_secs(600) && ago < Duration::from_secs(660));
         assert_eq!(since("1970-01-01T00:00:07Z"), Ok(UNIX_EPOCH + Duration::from_secs(7)));
         assert!(since("yesterday").is_err() && since("1000000y").is_err());

@@ -217,7 +217,8 @@ async fn a_slow_follower_is_told_what_it_missed_and_holds_nobody_up() {
     let mine = stage.launched("mine").await;
     let agent = Agent::of(&stage, &mine).await;
     let mut slow = follow(&stage, WatchSandboxRequest::default()).await;
-    let lines = 2 * GATEWAY_LINES as u64;
+    // More than is on its way to a client that does not read, and what the ring holds besides.
+    let lines = 8 * GATEWAY_LINES as u64;
     push_numbers(&agent, 1, lines).await;
     let (mut seen, mut missed) = (vec![], 0);
     while seen.last() != Some(&lines) {
