@@ -55,14 +55,14 @@ test-fast: build-test
 	e2e/lab/test || { echo "the lab's own test failed; the emulator now and then stands still, so once more" >&2; e2e/lab/test; }
 
 # Each group in a lab of its own: short runs, and a lab that fails is made again for that group alone.
-VM_TESTS := lifecycle evidence isolation exec ssh:: relay logs tokens identity operator outages secrets sdk unprivileged hunt load:: services main::
+VM_TESTS := lifecycle evidence isolation exec ssh relay logs tokens identity operator outages secrets sdk unprivileged hunt load services main
 test-vm: build-test
 	e2e/setup/sdk
 	# 3: a case could not be run here, and the table says which and why. Its bounds are times, which a busy neighbour
 	# breaks (a machine that starts VMs three times slower than a minute before): once more, then it is a failure.
 	e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3 || \
 		e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3
-	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 320 --test vm $$group; done
+	set -e; for group in $(VM_TESTS); do e2e/run-with-kvm --timeout 320 --test vm $$group::; done
 
 ## Whatever ends, stands still or jumps: the sandbox comes back. On real microVMs and on a fake vmm: docs/recovery.md.
 recovery: build-test
