@@ -37,8 +37,14 @@ async fn push(agent: &Agent, batches: Vec<PushSandboxLogsRequest>) -> Result<(),
 async fn push_numbers(agent: &Agent, from: u64, to: u64) {
     for begin in (from..=to).step_by(BATCH_LINES) {
         let end = to.min(begin + BATCH_LINES as u64 - 1);
-        let lines = (begin..=end).map(|number| line(agent, "main", number, &number.to_string())).collect();
-        push(agent, vec![batch(&agent.sandbox_id, lines)]).await.expect("taken");
+        let lines: Vec<_> = (begin..=end).map(|number| line(agent, "main", number, &number.to_string())).collect();
+        let taken = async {
+            while let Err(status) = push(agent, vec![batch(&agent.sandbox_id, lines.clone())]).await {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, taken).await.expect("taken, if later");
     }
 }
 
@@ -218,7 +224,7 @@ async fn a_slow_follower_is_told_what_it_missed_and_holds_nobody_up() {
     let agent = Agent::of(&stage, &mine).await;
     let mut slow = follow(&stage, WatchSandboxRequest::default()).await;
     // More than is on its way to a client that does not read, and what the ring holds besides.
-    let lines = 8 * GATEWAY_LINES as u64;
+    let lines = 4 * GATEWAY_LINES as u64;
     push_numbers(&agent, 1, lines).await;
     let (mut seen, mut missed) = (vec![], 0);
     while seen.last() != Some(&lines) {
