@@ -130,7 +130,8 @@ async fn no_control_port(api: &Api) {
 }
 
 async fn environments_are_made_from_nothing(api: &Api) {
-    let common = ["HOME", "LANG", "LOGNAME", "OF_THE_SANDBOX", "PATH", "SHELL", "USER"];
+    // One of them is what the image says.
+    let common = ["HOME", "IMAGE_SAYS", "LANG", "LOGNAME", "OF_THE_SANDBOX", "PATH", "SHELL", "USER"];
     // What the shell itself adds.
     let shells = ["PWD", "SHLVL", "OLDPWD", "_"];
     for (who, script) in [("exec", "env"), ("main process", "cat /tmp/main-environment")] {
