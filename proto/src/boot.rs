@@ -26,8 +26,8 @@ pub struct BootSpec {
     /// [`Self::endpoint`] alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
-    /// The host's wall clock when the compute was started, in milliseconds since the epoch. The guest's clock is
-    /// never set back behind it.
+    /// The host's wall clock when the compute was started, in milliseconds since the epoch. The guest's clock
+    /// starts no earlier.
     pub wall_time_ms: u64,
     /// Private host key of the SSH server that is reached by relay (OpenSSH format).
     #[serde(serialize_with = "expose")]
