@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use agent::boot::{Booted, Machine};
 use agent::logs::Logs;
 use agent::power::{EXIT_AGENT_FAULT, EXIT_BOOT_FAILED};
+use agent::sys::clock;
 use agent::workload::launch::{Launch, VERB};
 use agent::{console, sftp, supervise};
 use proto::debug::{EXIT_REFUSED, NO_IDENTITY};
@@ -73,6 +74,7 @@ fn init() -> u8 {
 
 #[allow(clippy::print_stdout, reason = "the console is standard output")]
 fn live(machine: &mut Machine, logs: Logs) -> u8 {
+    let began = clock::since_boot();
     let spec = match machine.boot() {
         Ok(Booted::Sandbox(spec)) => *spec,
         Ok(Booted::Probe) => {
@@ -84,7 +86,9 @@ fn live(machine: &mut Machine, logs: Logs) -> u8 {
             return EXIT_BOOT_FAILED;
         }
     };
-    tracing::info!(sandbox = %spec.sandbox_id, instance = spec.instance_id, version = VERSION, "booted");
+    let (sandbox, instance) = (spec.sandbox_id, &spec.instance_id);
+    let (kernel_us, uptime_us) = (began.as_micros(), clock::since_boot().as_micros());
+    tracing::info!(%sandbox, instance, version = VERSION, kernel_us, uptime_us, "booted");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(supervise::supervise(spec, logs)),

@@ -154,6 +154,24 @@ async fn a_session_lives_through_rotation_and_restart() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_revocation_that_overtakes_a_sync_costs_no_connection() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    let _running = gateway.listen(&agent.socket());
+    let revoked = agent.publish(1);
+    let _needed = agent.session.demand.need();
+    gateway.until("the token on both connections", |state| on_both(state, &revoked)).await;
+    gateway.state().revoked = Some(revoked.clone());
+    let before = gateway.state().syncs.len();
+    let bearer = agent.publish(2);
+    gateway.until("the second token on both connections", |state| on_both(state, &bearer)).await;
+    let state = gateway.state();
+    assert!(state.syncs[before..].iter().any(|(_, seen)| *seen == revoked), "no Sync was overtaken");
+    assert_eq!(state.hellos.len(), 1);
+    assert!(state.syncs.iter().all(|(connection, _)| *connection < 2), "a connection more");
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn an_exit_is_reported_until_it_is_taken_and_a_stop_is_heard() {
     let gateway = Gateway::new(HEARTBEAT);
     let agent = Agent::start();

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cut;
 pub mod gateway;
 pub mod processes;
 pub mod programs;

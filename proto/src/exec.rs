@@ -32,6 +32,10 @@ pub const USER_MAX: usize = 256;
 /// The gRPC metadata key by which an exec request says as whom it runs: the request itself has no field for it.
 pub const USER_KEY: &str = "openshell-exec-user";
 
+/// The gRPC metadata key by which an attachment (an exec without a command) takes the main process's input from whoever
+/// has it. Its value says nothing.
+pub const TAKE_INPUT_KEY: &str = "openshell-take-input";
+
 const OPENING: &str = "{\"argv\"";
 
 impl ExecCommand {

@@ -20,7 +20,7 @@ use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 use proto::boot::{BootSpec, DEFAULT_USER, ImageMain, MainProcess, RestartPolicy};
-use proto::exec::{ExecCommand, USER_KEY};
+use proto::exec::{ExecCommand, TAKE_INPUT_KEY, USER_KEY};
 use proto::layout;
 use proto::version::{AGENT_BUILD_KEY, AGENT_ENDPOINT_KEY, AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY};
 use serde_json::Value;
@@ -136,6 +136,7 @@ fn add_names(lines: &mut Lines) {
         ("metadata", AGENT_ENDPOINT_KEY),
         ("metadata", PROTOCOL_KEY),
         ("metadata", USER_KEY),
+        ("metadata", TAKE_INPUT_KEY),
         ("subsystem", layout::ATTACH_SUBSYSTEM),
         ("subsystem", layout::SFTP_SUBSYSTEM),
         ("subsystem", layout::DEBUG_SUBSYSTEM),

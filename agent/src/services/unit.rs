@@ -14,7 +14,7 @@ use super::notify::NotifySocket;
 use crate::sys::{clock, image_file, processes};
 use crate::workload::Workload;
 use crate::workload::command::Command;
-use crate::workload::passwd::{PASSWD, User};
+use crate::workload::passwd::{self, PASSWD, User};
 use crate::workload::reaper::{Exit, exited};
 use crate::workload::restart::{Next, Restarts};
 use crate::workload::ring::{Ring, Stream};
@@ -212,10 +212,15 @@ impl Slot {
     }
 }
 
-/// A user of the image by name, uid, or uid and gid.
-fn find_user(user: &str) -> Result<User, String> {
+/// A user of the image, who is not root.
+fn find_user(who: &str) -> Result<User, String> {
     let passwd = image_file::read(Path::new(PASSWD), image_file::MAX).unwrap_or_default();
-    User::named(&String::from_utf8_lossy(&passwd), user)
+    let passwd = String::from_utf8_lossy(&passwd);
+    let ids = passwd::ids(&passwd, who)?;
+    if ids.uid == 0 || ids.gid == 0 {
+        return Err(format!("user `{who}` is root, but must not be"));
+    }
+    Ok(User::find(&passwd, ids))
 }
 
 fn number(signal: StopSignal) -> Signal {

@@ -22,6 +22,7 @@ use super::endpoint::{Endpoint, Endpoints};
 use super::sync::sync;
 use super::{RelayOrder, Session};
 use crate::console::RateLimit;
+use crate::sys::clock;
 
 /// Words to the gateway that wait to be sent; a session that does not take them is as good as dead.
 const OUTBOX: usize = 64;
@@ -108,7 +109,8 @@ async fn greet(
         Some(gateway_message::Payload::SessionAccepted(accepted)) => {
             let interval = accepted.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok());
             let interval = interval.filter(|interval| !interval.is_zero()).unwrap_or(Duration::from_secs(15));
-            tracing::info!(session = accepted.session_id, %endpoint, ?interval, "session accepted");
+            let uptime_us = clock::since_boot().as_micros();
+            tracing::info!(session = accepted.session_id, %endpoint, ?interval, uptime_us, "session accepted");
             Ok(Live { client, closed, outbox, inbox, interval, beats: 0 })
         }
         Some(gateway_message::Payload::SessionRejected(rejected)) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proto::budget;
 use proto::openshell::vm::v1::SyncReply;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::connection::Client;
 use super::{Session, Stop};
@@ -17,9 +17,16 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(100);
 /// The grace of a stop order that names none.
 const DEFAULT_GRACE: Duration = budget::STOP_GUEST;
 
-/// Syncs, and once more where the gateway has published what is not held yet.
+/// Syncs, and once more where the gateway has published what was not held yet: it says so, or has revoked what was.
+/// A revocation that overtakes a Sync costs no connection, and with it no exec.
 pub(super) async fn sync(client: &mut Client, session: &Arc<Session>) -> Result<SyncReply, Status> {
-    let reply = sync_once(client, session).await?;
+    let held = session.tokens.generation();
+    let reply = match sync_once(client, session).await {
+        Err(refusal) if refusal.code() == Code::Unauthenticated && session.tokens.generation() > held => {
+            sync_once(client, session).await?
+        }
+        other => other?,
+    };
     if reply.published_generation <= session.tokens.generation() || !session.refresh_token() {
         return Ok(reply);
     }
@@ -42,6 +49,7 @@ async fn sync_once(client: &mut Client, session: &Arc<Session>) -> Result<SyncRe
             generation,
             round_trip_us = round_trip.as_micros(),
             resident_kib = processes::resident_kib(),
+            wakeups = processes::wakeups(),
             "presented a new token"
         );
     }

@@ -76,6 +76,13 @@ pub fn resident_kib() -> u64 {
     line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or_default()
 }
 
+/// How often this process has waited for something and was woken; 0 where the system does not tell.
+pub fn wakeups() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    usage.map_or(0, |usage| usage.voluntary_context_switches().try_into().unwrap_or(0))
+}
+
 /// Signals every process but this one. PID 1 alone may do that: it has no effect in any other process.
 pub fn signal_everything(signal: nix::sys::signal::Signal) {
     if std::process::id() == 1 {

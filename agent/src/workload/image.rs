@@ -10,6 +10,8 @@ use proto::layout::{IMAGE_CONFIG, RESERVED_ENVIRONMENT};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::passwd;
+
 /// The longest file that is read, in bytes.
 pub const FILE_MAX: usize = 64 * 1024;
 /// Arguments of entrypoint and command together.
@@ -50,7 +52,9 @@ impl Image {
         let at = |span: Range<usize>, what: &str| wrong(line_of(content, span.start), what);
         let document: Document =
             toml::from_str(text).map_err(|error| at(error.span().unwrap_or_default(), error.message()))?;
-        let user = document.user.map(|user| ids(user.as_ref(), passwd).map_err(|what| at(user.span(), &what)));
+        let user = document
+            .user
+            .map(|user| passwd::ids(passwd, user.as_ref()).map_err(|what| at(user.span(), &format!("user: {what}"))));
         let workdir = document.workdir.map(|directory| match is_place(directory.as_ref()) {
             true => Ok(directory.into_inner()),
             false => Err(at(directory.span(), "workdir: write an absolute path")),
@@ -121,29 +125,6 @@ fn variable(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A name of `/etc/passwd`, a number, or two numbers with a colon between. A number without a group has the group of
-/// its line, or its own number.
-fn ids(user: &str, passwd: &str) -> Result<WorkloadUser, String> {
-    let lines = passwd.lines().filter_map(|line| {
-        let mut fields = line.split(':');
-        let (name, uid, gid) = (fields.next()?, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-        Some((name, WorkloadUser { uid, gid }))
-    });
-    let lines: Vec<_> = lines.collect();
-    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
-    let numbers = match user.split_once(':') {
-        Some((uid, gid)) => number(uid).zip(number(gid)).map(|(uid, gid)| WorkloadUser { uid, gid }),
-        None => number(user).map(|uid| {
-            let line = lines.iter().find(|(_, ids)| ids.uid == uid);
-            line.map_or(WorkloadUser { uid, gid: uid }, |(_, ids)| *ids)
-        }),
-    };
-    let named = || lines.iter().find(|(name, _)| *name == user && !user.is_empty()).map(|(_, ids)| *ids);
-    numbers.or_else(named).ok_or_else(|| {
-        format!("user: `{}` is neither in /etc/passwd nor of the form 1000 or 1000:1000", user.escape_debug())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proto::boot::{DEFAULT_USER, ImageMain, RestartPolicy};
@@ -210,13 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn users_are_names_or_numbers_and_never_root() {
-        for (user, uid, gid) in [("web", 33, 34), ("33", 33, 34), ("7", 7, 7), ("7:8", 7, 8)] {
-            assert_eq!(ids(user, PASSWD), Ok(WorkloadUser { uid, gid }), "{user}");
-        }
-        for user in ["", "nobody", "7:", ":7", "-1", "7:x", "4294967295"] {
-            assert!(ids(user, PASSWD).is_err(), "{user}");
-        }
+    fn the_user_is_never_root() {
         for root in ["root", "0", "7:0", "0:7"] {
             let mut asked = spec();
             let told = applied(&format!("user = \"{root}\""), &mut asked).expect("a message");

@@ -27,27 +27,36 @@ impl User {
         let unknown = || Self { ids, name: ids.uid.to_string(), home: "/".to_owned(), shell: SHELL.to_owned() };
         line.unwrap_or_else(unknown)
     }
+}
 
-    /// By name, which has to be there, or by `uid` or `uid:gid`, which have not: the group is the user's then, or has
-    /// the user's number.
-    ///
-    /// # Errors
-    /// There is no such user, or it is root.
-    pub fn named(passwd: &str, who: &str) -> Result<Self, String> {
-        let (user, group) = who.split_once(':').map_or((who, None), |(user, group)| (user, group.parse().ok()));
-        let ids = passwd.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            let [name, _, uid, gid, ..] = fields[..] else { return None };
-            (name == user || uid == user).then(|| Some((uid.parse().ok()?, gid.parse().ok()?)))?
-        });
-        let number = || user.parse().ok().map(|uid: u32| (uid, uid));
-        let (uid, gid) = ids.or_else(number).ok_or_else(|| format!("there is no user `{user}` in {PASSWD}"))?;
-        let ids = WorkloadUser { uid, gid: group.unwrap_or(gid) };
-        if ids.uid == 0 || ids.gid == 0 {
-            return Err(format!("user `{who}` is root, but must not be"));
-        }
-        Ok(Self::find(passwd, ids))
-    }
+/// Whom `who` names: a name of the file, `UID` or `UID:GID`, in this order. The group of a number alone is that of its
+/// line, or has its number.
+///
+/// # Errors
+/// None of these, with what was looked for.
+pub fn ids(passwd: &str, who: &str) -> Result<WorkloadUser, String> {
+    let users = || passwd.lines().filter_map(entry);
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
+    let by_name = users().find(|(name, _)| *name == who).map(|(_, ids)| ids);
+    let by_numbers = || {
+        let (uid, gid) = who.split_once(':')?;
+        Some(WorkloadUser { uid: number(uid)?, gid: number(gid)? })
+    };
+    let by_uid = || {
+        let uid = number(who)?;
+        let line = users().map(|(_, ids)| ids).find(|ids| ids.uid == uid);
+        Some(line.unwrap_or(WorkloadUser { uid, gid: uid }))
+    };
+    by_name.or_else(by_numbers).or_else(by_uid).ok_or_else(|| {
+        format!("`{}` is neither a user in {PASSWD} nor of the form 1000 or 1000:1000", who.escape_debug())
+    })
+}
+
+fn entry(line: &str) -> Option<(&str, WorkloadUser)> {
+    let mut fields = line.split(':');
+    let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let ids = WorkloadUser { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
+    (!name.is_empty()).then_some((name, ids))
 }
 
 fn parse(line: &str, ids: WorkloadUser) -> Option<User> {
@@ -76,20 +85,22 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_named_by_name_or_number_and_is_never_root() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:\ndb:x:70:71:,,,:/var/lib/db:/bin/ash\n";
-        for (who, uid, gid, home) in [
-            ("db", 70, 71, "/var/lib/db"),
-            ("70", 70, 71, "/var/lib/db"),
-            ("70:9", 70, 9, "/var/lib/db"),
-            ("5", 5, 5, "/"),
-            ("5:6", 5, 6, "/"),
+    fn users_are_named_by_name_or_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nbroken:x:5\n7:x:8:9::/:/bin/sh\nwww:x:33:34::/var/www:/bin/sh\n";
+        for (who, uid, gid) in [
+            ("root", 0, 0),
+            ("0", 0, 0),
+            ("www", 33, 34),
+            ("33", 33, 34),
+            ("33:9", 33, 9),
+            ("7", 8, 9),
+            ("5", 5, 5),
+            ("5:6", 5, 6),
         ] {
-            let user = User::named(passwd, who).unwrap();
-            assert_eq!((user.ids, user.home.as_str()), (WorkloadUser { uid, gid }, home), "{who}");
+            assert_eq!(ids(passwd, who), Ok(WorkloadUser { uid, gid }), "{who}");
         }
-        for who in ["root", "toor", "0", "5:0", "nobody", ""] {
-            assert!(User::named(passwd, who).is_err(), "{who}");
+        for who in ["", "broken", "nobody", "7:", ":7", "7:x", "-1", "4294967295", "4294967296"] {
+            assert!(ids(passwd, who).is_err(), "{who}");
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) endpoints: Vec<String>,
     /// Connection and bearer of each Sync.
     pub(crate) syncs: Vec<(usize, String)>,
+    /// A bearer that is not accepted any more.
+    pub(crate) revoked: Option<String>,
     pub(crate) agent: Option<(String, String)>,
     pub(crate) exit_code: Option<i32>,
     pub(crate) heartbeats: u32,
@@ -206,10 +208,15 @@ impl Vm for Gateway {
         let Number(connection) = *request.extensions().get::<Number>().unwrap();
         let bearer = header(&request, "authorization");
         let held_secrets = request.get_ref().provider_env_revision;
+        let mut refused = false;
         self.note(|state| {
+            refused = state.revoked.as_ref() == Some(&bearer);
             state.syncs.push((connection, bearer));
             state.held_secrets = held_secrets;
         });
+        if refused {
+            return Err(Status::unauthenticated("revoked"));
+        }
         let (stop, provider_env_revision, log_sequence) = {
             let state = self.state();
             (state.stop.clone(), state.secrets, state.logs.last().map_or(0, |(number, _)| *number))

@@ -1,7 +1,7 @@
 //! What tests run inside a guest, as one static program.
 //!
 //! As PID 1, in the place of the agent, it does what the last line of its own file says, which a test has appended:
-//! `connections`, `exit`, `sleep`, `share` or `true`; `agent OFFSET` leads to a real agent in the same file, beside
+//! `connections`, `exit`, `pour`, `sleep`, `share` or `true`; `agent OFFSET` leads to a real agent in the same file, beside
 //! which it stays as root. As a program of the workload its argument says what to try.
 
 #![forbid(unsafe_code)]
@@ -16,8 +16,10 @@ mod beside;
 mod connections;
 mod image;
 mod notify;
+mod pour;
 mod share;
 mod socket;
+mod spawn;
 
 /// Where the kernel has found this program when it is PID 1.
 const INIT: &str = "/init.krun";
@@ -36,9 +38,11 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+        Some("pour") => pour::serve(),
+        Some("spawn") => spawn::measure(),
         Some(beside::VERB) => beside::obey(),
         _ => {
-            eprintln!("usage: guest-probe vsock | notify MESSAGE");
+            eprintln!("usage: guest-probe vsock | pour | spawn | notify MESSAGE");
             return ExitCode::from(64);
         }
     }
@@ -58,6 +62,7 @@ fn init() -> ExitCode {
     match last_line {
         b"exit" => return ExitCode::SUCCESS,
         b"connections" => connections::attempt(),
+        b"pour" => pour::to_the_host(),
         b"share" => share::attempt(),
         b"true" => image::run_true(),
         _ => {}

@@ -1,9 +1,12 @@
 //! Exit codes, one gateway for all shells, and nothing left behind.
 
-use e2e::programs::test_image;
+use std::os::unix::fs::PermissionsExt as _;
+
+use e2e::programs::{program, test_image};
 use e2e::world::World;
 use libtest_mimic::Trial;
 use proto::openshell::v1::SandboxPhase;
+use proto::version::VERSION;
 use proto::vmm::{Ended, ExitRecord};
 
 use crate::{TTL, trial};
@@ -14,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("lifecycle::two_shells_start_one_gateway", two_shells),
         trial("lifecycle::a_sandbox_has_the_processors_and_the_memory_that_it_asked_for", resources),
         trial("lifecycle::the_main_process_s_exit_code_is_the_sandbox_s", exit_codes),
+        trial("lifecycle::an_agent_of_another_version_and_the_same_protocol_is_served", other_versions),
     ]
 }
 
@@ -87,4 +91,28 @@ async fn exit_codes() {
 
     world.delete("kept").await;
     assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// An older and a newer agent, which are this one but for the version that they say wherever they say it. What an older
+/// gateway does not serve, an agent does without: that is tested with a gateway that serves nothing optional.
+async fn other_versions() {
+    for version in ["0.0.9", "9.9.9"] {
+        assert_eq!(version.len(), VERSION.len(), "a version of the same length takes its place");
+        let mut agent = std::fs::read(program("openshell-agent")).expect("read the agent");
+        let places = agent.windows(VERSION.len()).enumerate().filter(|(_, word)| *word == VERSION.as_bytes());
+        for place in places.map(|(place, _)| place).collect::<Vec<_>>() {
+            agent[place..place + version.len()].copy_from_slice(version.as_bytes());
+        }
+        let path = std::env::temp_dir().join(format!("agent-{}-{version}", std::process::id()));
+        std::fs::write(&path, agent).expect("write the agent");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("make it a program");
+        let path = path.display().to_string();
+        let mut world = World::empty(TTL).without_trial_boot().with("OPENSHELL_GATEWAY_AGENT_BIN", &path);
+        world.up().await;
+        let sandbox = world.ready("other", &["/bin/sh", "-c", "echo main; sleep 1000"]).await;
+        assert_eq!(world.api().await.sh("other", "echo exec").await, "exec\n");
+        assert!(world.console(&sandbox).contains(&format!("version=\"{version}\"")), "another agent booted");
+        world.delete("other").await;
+        assert_eq!(world.traces(), Vec::<String>::new());
+    }
 }

@@ -6,12 +6,16 @@ use e2e::api::Api;
 use e2e::wait::{PATIENCE, until};
 use e2e::world::World;
 use libtest_mimic::Trial;
+use proto::openshell::v1::SandboxPhase;
 use proto::openshell::v1::exec_sandbox_event::Payload;
 
 use crate::{TTL, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("load::a_thousand_busy_children_and_endless_output_stop_neither_rotation_nor_exec", busy_children)]
+    vec![
+        trial("load::a_thousand_busy_children_and_endless_output_stop_neither_rotation_nor_exec", busy_children),
+        trial("load::a_fork_bomb_is_bounded_and_an_exec_gets_in", fork_bomb),
+    ]
 }
 
 /// The children wait for each other before they begin: those that ran would keep the rest from being started.
@@ -50,7 +54,7 @@ async fn busy_children() {
     let (began, first) = (Instant::now(), seen_generation(&api).await);
     let (mut execs, mut slowest) = (0, Duration::ZERO);
     while began.elapsed() < UNDER_LOAD {
-        slowest = slowest.max(timed_exec(&api).await);
+        slowest = slowest.max(timed_exec(&api, "busy").await);
         execs += 1;
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
@@ -72,13 +76,52 @@ async fn busy_children() {
     assert_eq!(world.traces(), Vec::<String>::new());
 }
 
+/// The main process itself becomes something that needs no fork.
+const BOMB: &str = "while [ ! -e /tmp/go ]; do sleep 1; done; b() { b | b & }; b; exec sleep 100000";
+
+async fn fork_bomb() {
+    let world = World::quick(TTL).await;
+    let api = world.api().await;
+    let sandbox = world.ready("bomb", &["/bin/sh", "-c", BOMB]).await;
+    let refused = api.exec("bomb", &["/bin/sh", "-c", "echo 0 > /sys/fs/cgroup/cgroup.procs"]).await.expect("exec");
+    assert_ne!(refused.code, 0, "a workload has left its control group");
+    let groups = api.sh("bomb", "cat /proc/self/cgroup; cat /sys/fs/cgroup/workload/main/pids.current").await;
+    assert!(groups.starts_with("0::/workload/exec\n"), "{groups}");
+    api.sh("bomb", ": > /tmp/go").await;
+    let read = "cd /sys/fs/cgroup/workload/main; read a < pids.max; read b < pids.current; read c d < pids.events;
+        echo $a $b $d";
+    let (most, running, failed) = until("the bomb to meet its bound", PATIENCE, async || {
+        let finished = api.exec("bomb", &["/bin/sh", "-c", read]).await.ok()?;
+        let numbers = finished.stdout.split_whitespace().map(|word| word.parse::<u64>().ok());
+        let [most, running, failed] = numbers.collect::<Option<Vec<_>>>()?.try_into().ok()?;
+        (failed > 0).then_some((most, running, failed))
+    })
+    .await;
+    assert!(running <= most, "{running} of {most}");
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        slowest = slowest.max(timed_exec(&api, "bomb").await);
+    }
+    let console = world.console(&sandbox);
+    assert!(!console.contains("no session"), "{console}");
+    let began = Instant::now();
+    world.openshell(&["vm", "stop", "bomb"]).await;
+    world.phase("bomb", SandboxPhase::Stopped).await;
+    println!(
+        "load: {running} of {most} processes, {failed} forks refused; the slowest exec took {slowest:?}, the stop {:?}",
+        began.elapsed()
+    );
+    world.delete("bomb").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
 async fn seen_generation(api: &Api) -> u64 {
     api.token("busy").await.get("seen-generation").map_or(0, |text| text.parse().expect("a generation"))
 }
 
-async fn timed_exec(api: &Api) -> Duration {
+async fn timed_exec(api: &Api, name: &str) -> Duration {
     let began = Instant::now();
-    let finished = tokio::time::timeout(EXEC_DEADLINE, api.exec("busy", &["true"])).await;
+    let finished = tokio::time::timeout(EXEC_DEADLINE, api.exec(name, &["true"])).await;
     let finished = finished.unwrap_or_else(|_| panic!("an exec did not end within {EXEC_DEADLINE:?}"));
     assert_eq!(finished.expect("an exec").code, 0);
     began.elapsed()

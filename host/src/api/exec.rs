@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::exec::{USER_KEY, USER_MAX};
+use proto::exec::{TAKE_INPUT_KEY, USER_KEY, USER_MAX};
 use proto::openshell::v1::exec_sandbox_event::Payload;
 use proto::openshell::v1::exec_sandbox_input::Payload as InputPayload;
 use proto::openshell::v1::*;
@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use super::lifecycle::workspace;
 use super::services::Api;
 use crate::sandbox::spec;
-use crate::session::exec::{Exec, Input, Output, start};
+use crate::session::exec::{Beside, Exec, Input, Output, start};
 use crate::status;
 
 /// What an exec answers.
@@ -32,11 +32,7 @@ const ARG_MAX: usize = 32 * 1024;
 const QUEUE: usize = 16;
 
 impl Api {
-    pub(super) async fn exec(
-        &self,
-        mut request: ExecSandboxRequest,
-        user: Option<String>,
-    ) -> Result<ExecEvents, Status> {
+    pub(super) async fn exec(&self, mut request: ExecSandboxRequest, beside: Beside) -> Result<ExecEvents, Status> {
         let stdin = std::mem::take(&mut request.stdin);
         let (input, inputs) = mpsc::channel(2);
         // Both fit: the channel is new.
@@ -45,13 +41,13 @@ impl Api {
         if request.command.is_empty() {
             return Err(status::invalid("command", "command: must not be empty"));
         }
-        self.run(request, user, inputs).await
+        self.run(request, beside, inputs).await
     }
 
     pub(super) async fn exec_interactive(
         &self,
         mut inbound: Streaming<ExecSandboxInput>,
-        user: Option<String>,
+        beside: Beside,
     ) -> Result<ExecEvents, Status> {
         let first = timeout(proto::budget::HELLO, inbound.message())
             .await
@@ -61,20 +57,20 @@ impl Api {
         };
         let (input, inputs) = mpsc::channel(QUEUE);
         tokio::spawn(forward(inbound, input));
-        self.run(request, user, inputs).await
+        self.run(request, beside, inputs).await
     }
 
     async fn run(
         &self,
         request: ExecSandboxRequest,
-        user: Option<String>,
+        beside: Beside,
         input: mpsc::Receiver<Input>,
     ) -> Result<ExecEvents, Status> {
         workspace(request.workspace_scope.as_ref())?;
         check(&request)?;
         let handle = self.find(&request.sandbox)?;
         let limit = time_limit(&request)?;
-        let exec = Exec::new(request, user);
+        let exec = Exec::new(request, beside);
         let host_key = self.host_keys.public(handle.id).map_err(Status::internal)?;
         let running = start(&self.supervisors, &handle, host_key, &exec).await?;
         let (output, outputs) = mpsc::channel(QUEUE);
@@ -143,12 +139,14 @@ async fn forward(mut inbound: Streaming<ExecSandboxInput>, input: mpsc::Sender<I
     drop(input.send(Input::Eof).await);
 }
 
-/// As whom an exec is to run, where its metadata say so.
-pub(super) fn user(metadata: &MetadataMap) -> Result<Option<String>, Status> {
-    let Some(value) = metadata.get(USER_KEY) else { return Ok(None) };
+/// What the metadata of an exec say.
+pub(super) fn beside(metadata: &MetadataMap) -> Result<Beside, Status> {
+    let take_input = metadata.contains_key(TAKE_INPUT_KEY);
+    let Some(value) = metadata.get(USER_KEY) else { return Ok(Beside { user: None, take_input }) };
     let name = value.to_str().ok().filter(|name| !name.is_empty() && name.len() <= USER_MAX);
     let message = || format!("{USER_KEY}: a name or uid of at most {USER_MAX} printable characters");
-    name.map(|name| Some(name.to_owned())).ok_or_else(|| status::invalid(USER_KEY, message()))
+    let name = name.ok_or_else(|| status::invalid(USER_KEY, message()))?;
+    Ok(Beside { user: Some(name.to_owned()), take_input })
 }
 
 fn check(request: &ExecSandboxRequest) -> Result<(), Status> {

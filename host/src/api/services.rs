@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 
 use super::caller::{way, who};
-use super::exec::{ExecEvents, user};
+use super::exec::{ExecEvents, beside};
 use super::forward::ForwardFrames;
 use super::lifecycle::Events;
 use super::reply::{since_epoch_ms, timestamp};
@@ -232,16 +232,16 @@ impl OpenShell for Api {
     }
 
     async fn exec_sandbox(&self, request: Request<ExecSandboxRequest>) -> Result<Response<ExecEvents>, Status> {
-        let user = user(request.metadata())?;
-        self.exec(request.into_inner(), user).await.map(Response::new)
+        let beside = beside(request.metadata())?;
+        self.exec(request.into_inner(), beside).await.map(Response::new)
     }
 
     async fn exec_sandbox_interactive(
         &self,
         request: Request<Streaming<ExecSandboxInput>>,
     ) -> Result<Response<ExecEvents>, Status> {
-        let user = user(request.metadata())?;
-        self.exec_interactive(request.into_inner(), user).await.map(Response::new)
+        let beside = beside(request.metadata())?;
+        self.exec_interactive(request.into_inner(), beside).await.map(Response::new)
     }
 
     async fn forward_tcp(

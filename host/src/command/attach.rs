@@ -39,19 +39,20 @@ impl Attach {
         let attach = ExecSandboxRequest {
             sandbox: name.clone(),
             tty: spec.tty,
-            take_input: self.take_input,
             workspace_scope: workspace(),
             ..ExecSandboxRequest::default()
         };
         let keys = self.detach.keys.clone();
-        Ok(match stream::run_until_detached(&mut client, attach, keys, console, &mut signals).await? {
-            Some(Ended::Exited(code)) => code,
-            Some(Ended::Interrupted(signal)) => signal.code(),
-            None => {
-                console.note(&detached(name)).await;
-                0
-            }
-        })
+        Ok(
+            match stream::run_until_detached(&mut client, attach, self.take_input, keys, console, &mut signals).await? {
+                Some(Ended::Exited(code)) => code,
+                Some(Ended::Interrupted(signal)) => signal.code(),
+                None => {
+                    console.note(&detached(name)).await;
+                    0
+                }
+            },
+        )
     }
 }
 

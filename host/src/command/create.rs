@@ -205,7 +205,7 @@ impl Create {
             ExecSandboxRequest { sandbox: name.to_owned(), tty, workspace_scope: workspace(), ..Default::default() };
         // Nobody would be left to delete it.
         let keys = if self.no_keep { DetachKeys::default() } else { self.detach.keys.clone() };
-        Ok(match stream::run_until_detached(client, attach, keys, console, signals).await? {
+        Ok(match stream::run_until_detached(client, attach, false, keys, console, signals).await? {
             Some(Ended::Exited(code)) => Use::Ended(code),
             Some(Ended::Interrupted(signal)) => Use::Interrupted(signal),
             None => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::budget::RELAY_CHUNK;
-use proto::exec::USER_KEY;
+use proto::exec::{TAKE_INPUT_KEY, USER_KEY};
 use proto::openshell::v1::exec_sandbox_event::Payload as Event;
 use proto::openshell::v1::exec_sandbox_input::Payload as Input;
 use proto::openshell::v1::{ExecSandboxInput, ExecSandboxRequest, ExecSandboxWindowResize};
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::{Code, Request};
 
 use super::connect::Client;
@@ -42,26 +42,35 @@ pub(crate) async fn run_as(
     console: &mut Console,
     signals: &mut Signals,
 ) -> Result<Ended, CommandError> {
-    let ended = carry(client, start, user, DetachKeys::default(), console, signals).await?;
+    let mut beside = MetadataMap::new();
+    if let Some(user) = user {
+        beside.insert(USER_KEY, user);
+    }
+    let ended = carry(client, start, beside, DetachKeys::default(), console, signals).await?;
     // Without keys nobody detaches.
     Ok(ended.unwrap_or(Ended::Exited(0)))
 }
 
-/// The same; nothing where `keys` were typed, on a terminal.
+/// The same for an attachment; nothing where `keys` were typed, on a terminal.
 pub(crate) async fn run_until_detached(
     client: &mut Client,
     start: ExecSandboxRequest,
+    take_input: bool,
     keys: DetachKeys,
     console: &mut Console,
     signals: &mut Signals,
 ) -> Result<Option<Ended>, CommandError> {
-    carry(client, start, None, keys, console, signals).await
+    let mut beside = MetadataMap::new();
+    if take_input {
+        beside.insert(TAKE_INPUT_KEY, MetadataValue::from_static("true"));
+    }
+    carry(client, start, beside, keys, console, signals).await
 }
 
 async fn carry(
     client: &mut Client,
     mut start: ExecSandboxRequest,
-    user: Option<MetadataValue<Ascii>>,
+    beside: MetadataMap,
     keys: DetachKeys,
     console: &mut Console,
     signals: &mut Signals,
@@ -83,9 +92,7 @@ async fn carry(
     // The channel is new and has room.
     let _ = input.try_send(first);
     let mut request = Request::new(ReceiverStream::new(requests));
-    if let Some(user) = user {
-        request.metadata_mut().insert(USER_KEY, user);
-    }
+    *request.metadata_mut() = beside;
     let keys = Watcher::new(if raw.is_some() { keys } else { DetachKeys::default() });
     let detached = Arc::new(Notify::new());
     let pump = tokio::spawn(send_input(console.stdin.take(), input, resizes, keys, detached.clone()));

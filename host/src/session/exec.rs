@@ -69,13 +69,22 @@ pub enum Output {
     Exit(i32),
 }
 
+/// What the published request has no field for.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Beside {
+    /// Another user than the sandbox's.
+    pub user: Option<String>,
+    /// From whoever has it, for an attachment.
+    pub take_input: bool,
+}
+
 impl Exec {
-    /// What a request asks for; as another user than the sandbox's where one is named.
-    pub fn new(request: ExecSandboxRequest, user: Option<String>) -> Self {
+    /// What a request asks for, and what stands beside it.
+    pub fn new(request: ExecSandboxRequest, Beside { user, take_input }: Beside) -> Self {
         let size = |given: u32, default: u32| if given == 0 { default } else { given };
         let terminal = request.tty.then(|| (size(request.cols, DEFAULT_SIZE.0), size(request.rows, DEFAULT_SIZE.1)));
         let program = match request.command.is_empty() {
-            true => Program::Attach { take_input: request.take_input },
+            true => Program::Attach { take_input },
             false => {
                 let workdir = (!request.workdir.is_empty()).then_some(request.workdir);
                 Program::Command(ExecCommand { argv: request.command, workdir, user, login: false })

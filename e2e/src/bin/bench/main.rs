@@ -11,15 +11,20 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)]
 
+mod bare;
 mod boot;
+mod exec;
 mod fakes;
 mod flood;
 mod footprint;
 mod forgery;
 mod identity;
+mod probe;
 mod receipt;
+mod relay;
 mod report;
 mod size;
+mod wakeups;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -78,15 +83,29 @@ async fn main() -> ExitCode {
 
 async fn microvms() -> Report {
     let mut report = Report::with(vec![]);
-    let mut world = World::empty(budget::TTL_MIN)
+    let world = world_of(budget::TTL_MIN).await;
+    boot::measure(&world, &mut report).await;
+    exec::measure(&world, &mut report).await;
+    relay::measure(&world, &mut report).await;
+    let resident_kib = receipt::measure(&world, &mut report).await;
+    size::measure(resident_kib, &mut report);
+    wakeups::measure(&mut report).await;
+    report
+}
+
+async fn world_of(ttl: Duration) -> World {
+    let mut world = World::empty(ttl)
         .with("OPENSHELL_VM_DEFAULT_CPUS", VCPUS)
         .with("OPENSHELL_VM_DEFAULT_MEMORY", &format!("{MEMORY_MIB}Mi"))
         .without_trial_boot();
     world.up().await;
-    boot::measure(&world, &mut report).await;
-    let resident_kib = receipt::measure(&world, &mut report).await;
-    size::measure(resident_kib, &mut report);
-    report
+    world
+}
+
+/// The value of `name=` in a line.
+fn number(line: &str, name: &str) -> Option<f64> {
+    let value = line.split(&[' ', '\r'][..]).find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
+    value.parse().ok()
 }
 
 async fn native(flood: Duration, only: &[NativePart]) -> Result<Report, String> {

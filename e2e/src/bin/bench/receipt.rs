@@ -11,6 +11,7 @@ use proto::budget;
 use proto::openshell::v1::Sandbox;
 use tokio::time::{Instant, sleep};
 
+use crate::number;
 use crate::report::{Bar, Ratio, Report};
 
 const NUDGED: usize = 8;
@@ -118,10 +119,4 @@ fn delays(world: &World, sandbox: &Sandbox) -> BTreeMap<u64, f64> {
     let id = &sandbox.metadata.as_ref().expect("metadata").id;
     let receipts = log.lines().filter(|line| line.contains("audit: first presentation") && line.contains(id));
     receipts.filter_map(|line| Some((number(line, "generation")? as u64, number(line, "delay_us")?))).collect()
-}
-
-/// The value of `name=` in a line.
-fn number(line: &str, name: &str) -> Option<f64> {
-    let value = line.split(&[' ', '\r'][..]).find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
-    value.parse().ok()
 }

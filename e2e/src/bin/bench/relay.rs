@@ -1,0 +1,105 @@
+//! Bytes out of a guest by the port forward, next to the bare vsock port below it.
+
+use std::time::{Duration, Instant};
+
+use e2e::api::Api;
+use e2e::wait::PATIENCE;
+use e2e::world::World;
+use proto::openshell::v1::tcp_forward_frame::Payload;
+use proto::openshell::v1::tcp_forward_init::Target;
+use proto::openshell::v1::{TcpForwardFrame, TcpForwardInit, TcpRelayTarget};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::bare::Bare;
+use crate::probe;
+use crate::report::{Bar, Ratio, Report};
+
+/// What the probe pours.
+const BYTES: usize = 64 << 20;
+const PAIRS: usize = 3;
+
+pub(crate) async fn measure(world: &World, report: &mut Report) {
+    let bare = Bare::new(world, "pour");
+    let api = world.api().await;
+    world.ready("relay", &[]).await;
+    probe::put(&api, "relay").await;
+    let (port, _server) = probe::pouring(&api, "relay").await;
+    let mut pairs = vec![];
+    for pair in 1..=PAIRS {
+        let (ours, theirs) = (forwarded(&api, port).await, bare_port(&bare).await);
+        report.say(&format!("relay: pair {pair}: {} ms next to {} ms", ours.as_millis(), theirs.as_millis()));
+        let rate = |took: Duration| BYTES as f64 / f64::from(1 << 20) / took.as_secs_f64();
+        pairs.push((rate(ours), rate(theirs)));
+    }
+    world.delete("relay").await;
+    report.add(Ratio {
+        name: "relay".into(),
+        of: "64 MiB out of a sandbox by ForwardTcp".into(),
+        against: "the same from PID 1 of a VM by libkrun alone, through the same vsock port".into(),
+        unit: "MiB/s".into(),
+        pairs,
+        bar: Some(Bar::AtLeast(0.7)),
+    });
+}
+
+/// From the first byte to the last.
+#[derive(Default)]
+struct Meter {
+    first: Option<Instant>,
+    bytes: usize,
+}
+
+impl Meter {
+    fn count(&mut self, bytes: usize) {
+        self.first.get_or_insert_with(Instant::now);
+        self.bytes += bytes;
+    }
+
+    fn took(self) -> Duration {
+        assert_eq!(self.bytes, BYTES, "not all of it came");
+        self.first.expect("a byte").elapsed()
+    }
+}
+
+async fn forwarded(api: &Api, port: u16) -> Duration {
+    let target = Target::Tcp(TcpRelayTarget { host: "127.0.0.1".into(), port: port.into() });
+    let init = TcpForwardInit { sandbox: "relay".into(), target: Some(target), ..Default::default() };
+    let (frames, requests) = mpsc::channel(1);
+    frames.send(TcpForwardFrame { payload: Some(Payload::Init(init)) }).await.expect("send");
+    let mut replies =
+        api.client.clone().forward_tcp(ReceiverStream::new(requests)).await.expect("forward").into_inner();
+    let mut meter = Meter::default();
+    let all = async {
+        while let Some(frame) = replies.message().await.expect("a frame") {
+            if let Some(Payload::Data(data)) = frame.payload {
+                meter.count(data.len());
+            }
+        }
+        meter.took()
+    };
+    timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {BYTES} bytes by the forward"))
+}
+
+async fn bare_port(bare: &Bare) -> Duration {
+    let _stale = std::fs::remove_file(bare.socket());
+    let listener = UnixListener::bind(bare.socket()).expect("listen at the bare VM's socket");
+    let mut vm = bare.start();
+    let all = async {
+        let (mut stream, _) = listener.accept().await.expect("a connection of the bare VM");
+        let (mut meter, mut buffer) = (Meter::default(), vec![0; 64 << 10]);
+        loop {
+            match stream.read(&mut buffer).await.expect("read") {
+                0 => return meter.took(),
+                read => meter.count(read),
+            }
+        }
+    };
+    let took = timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for the bare VM's bytes"));
+    vm.kill().expect("end the bare VM");
+    vm.wait().expect("wait for the bare VM");
+    took
+}
