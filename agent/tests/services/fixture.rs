@@ -1,87 +1,31 @@
-//! A workload whose programs are real, and a place where they leave word.
+//! Services whose programs are real, and a place where they leave word.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use agent::services::{Services, Sink, read_image};
-use agent::workload::Workload;
-use agent::workload::passwd::User;
-use agent::workload::reaper::Reaper;
-use agent::workload::secrets::Secrets;
-use proto::boot::DEFAULT_USER;
-use proto::layout;
 use proto::service::{ServiceState, ServiceStatus};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use tokio::time::timeout;
 
-/// Nothing in these tests takes longer, on the slowest machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+#[path = "../common/programs.rs"]
+mod programs;
 
-pub(crate) struct Fixture {
-    runtime: tokio::runtime::Handle,
-    workload: Workload,
-}
+use programs::{DEADLINE, Programs, or_skip};
 
-/// One for all tests of this process: there can be only one reaper. Nothing where the machine does not let us.
+pub(crate) struct Fixture(Programs);
+
 pub(crate) fn workload_or_skip() -> Option<&'static Fixture> {
     static FIXTURE: OnceLock<Result<Fixture, String>> = OnceLock::new();
-    match FIXTURE.get_or_init(Fixture::new) {
-        Ok(fixture) => Some(fixture),
-        Err(reason) => {
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
+    or_skip(FIXTURE.get_or_init(|| Programs::new(&[]).map(Fixture)))
 }
 
 impl Fixture {
-    fn new() -> Result<Self, String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("starting a workload needs root".to_owned());
-        }
-        let identity = std::env::temp_dir().join(format!("openshell-services-test-{}", std::process::id()));
-        let (ready, started) = std::sync::mpsc::channel();
-        let directory = identity.clone();
-        let reaper = Arc::new(Reaper::default());
-        let reaping = reaper.clone();
-        // All programs are started from this thread, whose mounts are its own, as those of a guest are.
-        std::thread::spawn(move || {
-            let mounted = mount_identity(&directory);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            ready.send(mounted.map(|()| runtime.handle().clone())).unwrap();
-            runtime.block_on(reaping.run()).unwrap();
-        });
-        let runtime = started.recv().unwrap().map_err(|error| format!("no mount namespace: {error}"))?;
-        let workload = Workload {
-            user: User::find("sandbox:x:1000:1000::/:/bin/sh", DEFAULT_USER),
-            environment: Default::default(),
-            workdir: None,
-            secrets: Arc::new(Secrets::new(false)),
-            agent: env!("CARGO_BIN_EXE_openshell-agent").into(),
-            identity,
-            cgroup: None,
-            reaper,
-            logs: Default::default(),
-        };
-        Ok(Self { runtime, workload })
-    }
-
     /// Runs a test with a deadline.
     pub(crate) fn run(&'static self, test: impl AsyncFnOnce(&'static Self)) {
-        let outcome = self.runtime.block_on(async { timeout(DEADLINE, test(self)).await });
-        outcome.expect("the test took too long");
+        self.0.run(test(self));
     }
-}
-
-fn mount_identity(directory: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(directory)?;
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-    mount("tmpfs", directory, "tmpfs", MountFlags::empty(), None)?;
-    fs::write(directory.join(layout::TOKEN_FILE), "a token")
 }
 
 /// Services that run, and the directory in which they leave word.
@@ -107,10 +51,10 @@ impl Running {
             fs::write(image.join(format!("{name}.toml")), text).unwrap();
         }
         let read = read_image(&image, vec![]).unwrap();
-        let services = Services::new(read, &fixture.workload, directory.path().join("notify"), sink);
+        let services = Services::new(read, &fixture.0.workload, directory.path().join("notify"), sink);
         let started = services.clone();
         // On the thread that owns the mounts.
-        fixture.runtime.spawn(async move { started.start() });
+        fixture.0.spawn(async move { started.start() });
         Self { services, directory }
     }
 

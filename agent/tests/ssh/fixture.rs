@@ -3,106 +3,70 @@
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use agent::logs::Logs;
 use agent::ssh::{Server, TRANSPORT_INBOUND};
-use agent::workload::Workload;
 use agent::workload::main_process::MainProcess;
-use agent::workload::passwd::User;
 use agent::workload::reaper::Reaper;
-use agent::workload::secrets::Secrets;
-use proto::boot::{DEFAULT_USER, MainProcess as MainSpec, RestartPolicy};
+use proto::boot::{MainProcess as MainSpec, RestartPolicy};
 use proto::layout;
 use russh::client::{self, Handle, Msg};
 use russh::keys::{Algorithm, PrivateKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelMsg};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use secrecy::SecretString;
 use tokio::time::timeout;
 
-/// Nothing in these tests takes longer, on the slowest machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+#[path = "../common/programs.rs"]
+mod programs;
+
+use programs::{DEADLINE, Programs, or_skip};
 
 pub(crate) struct Fixture {
-    runtime: tokio::runtime::Handle,
-    workload: Arc<Workload>,
+    programs: Programs,
     host_key: SecretString,
     pub(crate) identity: PathBuf,
 }
 
-/// One for all tests of this process: there can be only one reaper. Nothing where the machine does not let us.
 pub(crate) fn workload_or_skip() -> Option<&'static Fixture> {
     static FIXTURE: OnceLock<Result<Fixture, String>> = OnceLock::new();
-    match FIXTURE.get_or_init(Fixture::new) {
-        Ok(fixture) => Some(fixture),
-        Err(reason) => {
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
+    or_skip(FIXTURE.get_or_init(Fixture::new))
 }
 
 impl Fixture {
     fn new() -> Result<Self, String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("starting a workload needs root".to_owned());
-        }
-        let identity = std::env::temp_dir().join(format!("openshell-agent-test-{}", std::process::id()));
-        let (ready, started) = std::sync::mpsc::channel();
-        let directory = identity.clone();
-        let reaper = Arc::new(Reaper::default());
-        let reaping = reaper.clone();
-        // All programs are started from this thread, whose mounts are its own, as those of a guest are.
-        std::thread::spawn(move || {
-            let mounted = mount_identity(&directory);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            ready.send(mounted.map(|()| runtime.handle().clone())).unwrap();
-            runtime.block_on(reaping.run()).unwrap();
-        });
-        let runtime = started.recv().unwrap().map_err(|error| format!("no mount namespace: {error}"))?;
+        let programs = Programs::new(&[("FROM_SPEC", "1"), ("OPENSHELL_X", "2")])?;
         let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
-        let workload = Workload {
-            user: User::find("sandbox:x:1000:1000::/:/bin/sh", DEFAULT_USER),
-            environment: [("FROM_SPEC", "1"), ("OPENSHELL_X", "2")].map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
-            workdir: None,
-            secrets: Arc::new(Secrets::new(false)),
-            agent: env!("CARGO_BIN_EXE_openshell-agent").into(),
-            identity: identity.clone(),
-            cgroup: None,
-            reaper,
-            logs: Logs::default(),
-        };
         let host_key = key.to_openssh(Default::default()).unwrap().to_string().into();
-        Ok(Self { runtime, workload: Arc::new(workload), host_key, identity })
+        let identity = programs.workload.identity.clone();
+        Ok(Self { programs, host_key, identity })
     }
 
     /// Runs a test with a deadline. What it spawns runs on the thread that owns the mounts.
     pub(crate) fn run(&'static self, test: impl AsyncFnOnce(&'static Self)) {
-        let outcome = self.runtime.block_on(async { timeout(DEADLINE, test(self)).await });
-        outcome.expect("the test took too long");
+        self.programs.run(test(self));
     }
 
     /// As the agent sees it.
     pub(crate) async fn identity_has_token(&self) -> bool {
         let token = self.identity.join(layout::TOKEN_FILE);
-        self.runtime.spawn(async move { token.exists() }).await.unwrap()
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.spawn(async move { answer.send(token.exists()).unwrap() });
+        answered.await.unwrap()
     }
 
     /// Runs beside the tests, on the thread that owns the mounts.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(task);
+        self.programs.spawn(task);
     }
 
     /// Starts and awaits every child of this process.
     pub(crate) fn reaper(&self) -> &Reaper {
-        &self.workload.reaper
+        &self.programs.workload.reaper
     }
 
     pub(crate) fn server(&self) -> Server {
-        Server::new(&self.host_key, self.workload.clone(), None, None).unwrap()
+        Server::new(&self.host_key, self.programs.workload.clone(), None, None).unwrap()
     }
 
     pub(crate) fn with_main(&self, argv: &[&str], tty: bool, await_attachment: bool) -> (Server, Arc<MainProcess>) {
@@ -111,17 +75,9 @@ impl Fixture {
     }
 
     pub(crate) fn with_spec(&self, main: MainSpec) -> (Server, Arc<MainProcess>) {
-        let main = Arc::new(MainProcess::new(main, self.workload.clone()));
-        (Server::new(&self.host_key, self.workload.clone(), Some(main.clone()), None).unwrap(), main)
+        let main = Arc::new(MainProcess::new(main, self.programs.workload.clone()));
+        (Server::new(&self.host_key, self.programs.workload.clone(), Some(main.clone()), None).unwrap(), main)
     }
-}
-
-fn mount_identity(directory: &std::path::Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-    mount("tmpfs", directory, "tmpfs", MountFlags::empty(), None)?;
-    std::fs::write(directory.join(layout::TOKEN_FILE), "a token")
 }
 
 struct Trusting;

@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use proto::openshell::v1::SandboxPhase;
 use proto::openshell::v1::exec_sandbox_event::Payload;
 
+use crate::uptime::{TICKER, longest_gap, ticks};
 use crate::{TTL, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -30,6 +31,7 @@ async fn busy_children() {
     let mut world = World::empty(TTL).without_trial_boot().with("OPENSHELL_VM_DEFAULT_MEMORY", "512Mi");
     world.up().await;
     let api = world.api().await;
+    let calm = world.ready("calm", &TICKER).await;
     let sandbox = world.ready("busy", &["/bin/sh", "-c", BUSY]).await;
     until("a thousand children", PATIENCE, async || {
         // Each look takes time from the children's parent.
@@ -50,6 +52,7 @@ async fn busy_children() {
         }
         panic!("the output ended after {bytes} bytes");
     });
+    let before = longest_gap(&ticks(&api, "calm").await);
     api.sh("busy", ": > /tmp/go").await;
     let (began, first) = (Instant::now(), seen_generation(&api).await);
     let (mut execs, mut slowest) = (0, Duration::ZERO);
@@ -70,14 +73,22 @@ async fn busy_children() {
     reading.abort();
     let running: u32 = load.split('/').next().and_then(|text| text.parse().ok()).expect("a number");
     assert!(running >= 1000, "only {running} were busy");
-    let console = world.console(&sandbox);
-    assert!(!console.contains("no session"), "{console}");
+    for sandbox in [&sandbox, &calm] {
+        let console = world.console(sandbox);
+        assert!(!console.contains("no session"), "{console}");
+    }
+    // It shares a processor with the busy one.
+    let gap = longest_gap(&ticks(&api, "calm").await);
+    println!("load: longest gap of another VM's main process {gap:.2} s, {before:.2} s before the load");
+    assert!(gap < 2.0, "another VM stood still for {gap:.2} s");
+    world.delete("calm").await;
     world.delete("busy").await;
     assert_eq!(world.traces(), Vec::<String>::new());
 }
 
-/// The main process itself becomes something that needs no fork.
-const BOMB: &str = "while [ ! -e /tmp/go ]; do sleep 1; done; b() { b | b & }; b; exec sleep 100000";
+/// Whoever cannot fork ends, and makes room for others who can. The main process itself becomes something that needs no
+/// fork.
+const BOMB: &str = "while [ ! -e /tmp/go ]; do sleep 1; done; b() { while :; do b & done; }; b & exec sleep 100000";
 
 async fn fork_bomb() {
     let world = World::quick(TTL).await;

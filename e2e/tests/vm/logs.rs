@@ -22,8 +22,9 @@ pub(crate) fn trials() -> Vec<Trial> {
 const NUMBERS: u64 = 150;
 /// A number every tenth of a second.
 const COUNTER: &str = "i=1; while [ $i -le 150 ]; do echo n$i; i=$((i+1)); sleep 0.1; done; exit 7";
-/// As fast as it can for five seconds. A source is heard again when it has kept to its rate for a second.
-const FLOOD: &str = "yes flood & p=$!; sleep 5; kill $p; wait $p; sleep 3; echo after; sleep 1000";
+/// As fast as it can for five seconds. A source is heard again when it has kept to its rate for a second; the flood may
+/// have ended within a line.
+const FLOOD: &str = "yes flood & p=$!; sleep 5; kill $p; wait $p; sleep 3; echo; echo after; sleep 1000";
 
 async fn logs(world: &World, name: &str, source: &str) -> Vec<SandboxLogLine> {
     let sources = if source.is_empty() { vec![] } else { vec![source.to_owned()] };
