@@ -1,5 +1,5 @@
-//! A hostile workload looks for anything that has the shape of a token, wherever a program of its uid can look; and
-//! again as root of a user namespace of its own.
+//! A hostile workload looks for anything that has the shape of a token, wherever a program of its uid can look; again
+//! as root of a user namespace of its own; and as the root that `exec -u root` is.
 
 use e2e::world::World;
 use libtest_mimic::Trial;
@@ -55,6 +55,9 @@ async fn hunt() {
         let finds = api.exec("prey", &["/bin/sh", "-c", &format!("{before}/bin/sh -c \"$0\""), &search]).await;
         assert_eq!(finds.expect("a search").stdout, "", "{who}");
     }
+    let search = format!("exec 2> /dev/null; id -u; {SEARCH}");
+    let finds = world.openshell(&["vm", "exec", "-u", "0", "prey", "--", "/bin/sh", "-c", &search]).await;
+    assert_eq!(String::from_utf8_lossy(&finds.stdout), "0\n", "root: {finds:?}");
     // In the lab each search has its price: the means are tried with one place of each kind.
     let search = format!("exec 2> /dev/null; echo $planted > /tmp/planted; {SEARCH}");
     // A shell that has something to do after the search stays, with the token on its command line.
