@@ -55,16 +55,13 @@ test-fast: build-test
 	$(CARGO) test --release --locked --workspace --features host/faults -- --quiet
 	e2e/lab/test || { echo "the lab's own test failed; the emulator now and then stands still, so once more" >&2; e2e/lab/test; }
 
-# A lab for some groups: short runs, and where a lab fails, only these are run again.
-VM_TESTS := lifecycle::,evidence:: isolation::,exec:: ssh::,services:: relay::,cuts:: logs::,main:: tokens::,identity:: \
-	operator:: outages::,secrets:: sdk::,unprivileged:: hunt::,load::
 test-vm: build-test
 	e2e/setup/sdk
 	# 3: a case could not be run here, and the table says which and why. Its bounds are times, which a busy neighbour
 	# breaks (a machine that starts VMs three times slower than a minute before): once more, then it is a failure.
 	e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3 || \
 		e2e/run-with-kvm --timeout 900 target/release/recovery || test $$? = 3
-	set -e; for groups in $(VM_TESTS); do e2e/run-with-kvm --timeout 900 --test vm $$groups; done
+	e2e/vm-tests
 
 ## Whatever ends, stands still or jumps: the sandbox comes back. On real microVMs and on a fake vmm: docs/recovery.md.
 recovery: build-test

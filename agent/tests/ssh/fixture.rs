@@ -15,12 +15,11 @@ use russh::{Channel, ChannelMsg};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use secrecy::SecretString;
-use tokio::time::timeout;
 
 #[path = "../common/programs.rs"]
 mod programs;
 
-use programs::{DEADLINE, Programs, or_skip};
+use programs::{Programs, or_skip};
 
 pub(crate) struct Fixture {
     programs: Programs,

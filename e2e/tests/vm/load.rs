@@ -9,7 +9,6 @@ use libtest_mimic::Trial;
 use proto::openshell::v1::SandboxPhase;
 use proto::openshell::v1::exec_sandbox_event::Payload;
 
-use crate::uptime::{TICKER, longest_gap, ticks};
 use crate::{TTL, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -31,7 +30,7 @@ async fn busy_children() {
     let mut world = World::empty(TTL).without_trial_boot().with("OPENSHELL_VM_DEFAULT_MEMORY", "512Mi");
     world.up().await;
     let api = world.api().await;
-    let calm = world.ready("calm", &TICKER).await;
+    let calm = world.ready("calm", &[]).await;
     let sandbox = world.ready("busy", &["/bin/sh", "-c", BUSY]).await;
     until("a thousand children", PATIENCE, async || {
         // Each look takes time from the children's parent.
@@ -52,12 +51,14 @@ async fn busy_children() {
         }
         panic!("the output ended after {bytes} bytes");
     });
-    let before = longest_gap(&ticks(&api, "calm").await);
+    let lost = || [&sandbox, &calm].map(|sandbox| world.console(sandbox).matches("no session").count());
+    let lost_before = lost();
     api.sh("busy", ": > /tmp/go").await;
     let (began, first) = (Instant::now(), seen_generation(&api).await);
-    let (mut execs, mut slowest) = (0, Duration::ZERO);
+    let (mut execs, mut slowest, mut beside) = (0, Duration::ZERO, Duration::ZERO);
     while began.elapsed() < UNDER_LOAD {
         slowest = slowest.max(timed_exec(&api, "busy").await);
+        beside = beside.max(timed_exec(&api, "calm").await);
         execs += 1;
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
@@ -73,14 +74,8 @@ async fn busy_children() {
     reading.abort();
     let running: u32 = load.split('/').next().and_then(|text| text.parse().ok()).expect("a number");
     assert!(running >= 1000, "only {running} were busy");
-    for sandbox in [&sandbox, &calm] {
-        let console = world.console(sandbox);
-        assert!(!console.contains("no session"), "{console}");
-    }
-    // It shares a processor with the busy one.
-    let gap = longest_gap(&ticks(&api, "calm").await);
-    println!("load: longest gap of another VM's main process {gap:.2} s, {before:.2} s before the load");
-    assert!(gap < 2.0, "another VM stood still for {gap:.2} s");
+    println!("load: the slowest exec in another VM took {beside:?}");
+    assert_eq!(lost(), lost_before, "a session was lost");
     world.delete("calm").await;
     world.delete("busy").await;
     assert_eq!(world.traces(), Vec::<String>::new());

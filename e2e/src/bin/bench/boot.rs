@@ -66,13 +66,17 @@ async fn session(world: &World, api: &Api) -> (Duration, (f64, f64)) {
     let sandbox = api.create("boot", &test_image(), &[]).await.expect("create");
     timeout(PATIENCE, ready(api)).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for a session"));
     let took = began.elapsed();
-    let console = world.console(&sandbox);
-    let said = |words: &str, name| console.lines().find(|line| line.contains(words)).and_then(|it| number(it, name));
-    let kernel = said("booted", "kernel_us").expect("when the agent began");
-    let up = said("session accepted", "uptime_us").expect("when the session was up");
+    let part = until("the agent's words about its boot", PATIENCE, async || {
+        let console = world.console(&sandbox);
+        let said =
+            |words: &str, name| console.lines().find(|line| line.contains(words)).and_then(|it| number(it, name));
+        let (kernel, up) = (said("booted", "kernel_us")?, said("session accepted", "uptime_us")?);
+        Some(((up - kernel) / 1e3, up / 1e3))
+    })
+    .await;
     world.delete("boot").await;
     until("the VM to be gone", PATIENCE, async || world.vmm_processes().is_empty().then_some(())).await;
-    (took, ((up - kernel) / 1e3, up / 1e3))
+    (took, part)
 }
 
 /// From process start to its exit.
