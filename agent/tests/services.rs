@@ -92,7 +92,7 @@ fn a_service_that_is_killed_comes_back_and_one_that_cannot_is_reported() {
         assert_eq!(running.reaches("dependent", Failed).await.message, "requires `once`, which failed");
         running.reaches("loose", Ready).await;
         let nobody = running.reaches("nobody", Failed).await;
-        assert!(nobody.message.contains("no user `no-such-user`"), "{nobody:?}");
+        assert!(nobody.message.contains("`no-such-user` is neither a user in"), "{nobody:?}");
         // Failed ones are not waited for; a critical one is the end.
         running.services.settled(Duration::from_secs(30)).await.unwrap();
         let lost = running.services.lost().await;

@@ -112,7 +112,7 @@ fn another_user_has_no_more_than_the_workload() {
         assert_eq!(run("root", &format!("ls -A {identity}")).await.text(), "");
         let outcome = run("no-such-user", "true").await;
         assert_eq!(outcome.code, Some(126));
-        assert!(outcome.error().contains("no user `no-such-user`"), "{}", outcome.error());
+        assert!(outcome.error().contains("`no-such-user` is neither a user in"), "{}", outcome.error());
     });
 }
 

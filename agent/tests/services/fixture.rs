@@ -9,7 +9,7 @@ use agent::services::{Services, Sink, read_image};
 use proto::service::{ServiceState, ServiceStatus};
 use tokio::time::timeout;
 
-#[path = "../common/programs.rs"]
+#[path = "../workload/programs.rs"]
 mod programs;
 
 use programs::{DEADLINE, Programs, or_skip};

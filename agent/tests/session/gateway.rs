@@ -34,8 +34,8 @@ pub(crate) struct State {
     pub(crate) endpoints: Vec<String>,
     /// Connection and bearer of each Sync.
     pub(crate) syncs: Vec<(usize, String)>,
-    /// A bearer that is not accepted any more.
-    pub(crate) revoked: Option<String>,
+    /// A bearer that is not accepted any more, and what happens when it is refused.
+    pub(crate) revoked: Option<(String, Box<dyn Fn() + Send>)>,
     pub(crate) agent: Option<(String, String)>,
     pub(crate) exit_code: Option<i32>,
     pub(crate) heartbeats: u32,
@@ -210,7 +210,10 @@ impl Vm for Gateway {
         let held_secrets = request.get_ref().provider_env_revision;
         let mut refused = false;
         self.note(|state| {
-            refused = state.revoked.as_ref() == Some(&bearer);
+            if let Some((_, meanwhile)) = state.revoked.as_ref().filter(|(revoked, _)| *revoked == bearer) {
+                meanwhile();
+                refused = true;
+            }
             state.syncs.push((connection, bearer));
             state.held_secrets = held_secrets;
         });

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use secrecy::SecretString;
 
-#[path = "../common/programs.rs"]
+#[path = "../workload/programs.rs"]
 mod programs;
 
 use programs::{Programs, or_skip};

@@ -1,7 +1,7 @@
 //! What operators do to a running sandbox: refresh, revoke, secrets, configuration, calls of its agent. With the real
 //! command line where there is one.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,19 @@ async fn leases() {
     world.ready("leases", &[]).await;
     let api = world.api().await;
     let talker = talker(&api, "leases").await;
+    let mut shell = Command::new(program("openshell"))
+        .args(["vm", "ssh", "leases", "--", "while :; do echo .; sleep 0.2; done"])
+        .env_clear()
+        .envs(world.environment())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run openshell");
+    let mut word = [0];
+    let mut words = shell.stdout.take().expect("a pipe");
+    words.read_exact(&mut word).expect("a word of the shell");
+    // Nobody reads more, and it is not to be ended by that.
+    let words = std::thread::spawn(move || std::io::copy(&mut words, &mut std::io::sink()));
     for round in 1..=10 {
         let (code, out, err) = openshell(&world, &["token", "refresh", "leases", "-o", "json"]).await;
         assert_eq!(code, 0, "{err}");
@@ -61,6 +74,7 @@ async fn leases() {
         })
         .await;
         assert!(!talker.is_finished(), "the exec ended in rotation {round}");
+        assert_eq!(shell.try_wait().expect("look"), None, "the SSH shell ended in rotation {round}");
     }
     // From now on a Sync extends nothing, as if it did not come.
     let faults = world.state().join("faults");
@@ -68,6 +82,11 @@ async fn leases() {
     let began = Instant::now();
     let ended = tokio::time::timeout(TTL + budget::leeway(TTL) + Duration::from_secs(10), talker).await;
     let ended = ended.expect("the exec outlived every token that was presented").expect("join");
+    until("the SSH shell to end with the exec", Duration::from_secs(10), async || {
+        shell.try_wait().expect("look").filter(|status| !status.success())
+    })
+    .await;
+    words.join().expect("a thread").expect("read");
     std::fs::remove_file(&faults).expect("switch the fault off");
     let lived = ended.duration_since(began);
     println!("operator: without Sync an exec lives {:.1} s with a TTL of {TTL:?}", lived.as_secs_f64());
