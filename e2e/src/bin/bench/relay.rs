@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use e2e::api::Api;
-use e2e::wait::PATIENCE;
 use e2e::world::World;
 use proto::openshell::v1::tcp_forward_frame::Payload;
 use proto::openshell::v1::tcp_forward_init::Target;
@@ -21,6 +20,8 @@ use crate::report::{Bar, Ratio, Report};
 /// What the probe pours.
 const BYTES: usize = 64 << 20;
 const PAIRS: usize = 3;
+/// For one of them. Where a round trip takes tens of milliseconds, a stream's window makes a megabyte take a second.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) async fn measure(world: &World, report: &mut Report) {
     let bare = Bare::new(world, "pour");
