@@ -103,7 +103,7 @@ async fn three_missed_heartbeats_end_a_session_and_answers_keep_it() {
     assert_eq!(view.phase(), Phase::Ready, "being without a session is a condition, not a phase");
     assert!(lively.view().record.machine.connected && !lives.is_finished(), "answers keep a session");
     // And it comes back.
-    one.session(2).await;
+    let _back = one.session(2).await;
     becomes(&quiet, "connected", |view| view.record.machine.connected).await;
     lives.abort();
 }
