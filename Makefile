@@ -22,15 +22,17 @@ build: setup agent-bin images
 	$(CARGO) build --release --locked -p host -p vmm
 	e2e/setup/dist $(DIST)
 
-# The whole workspace, as `test-fast`: another choice of packages has other features, and compiles everything again.
+# The whole workspace with its tests, as `test-fast`: another choice of packages or targets has other features, and
+# compiles everything again.
+build-test: AGENT_FEATURES := --features agent/faults
 build-test: setup agent-bin images
-	$(CARGO) build --release --locked --workspace --features host/faults
+	$(CARGO) build --release --locked --workspace --all-targets --features host/faults
 	e2e/setup/dist $(TEST_DIST) fake-vmm
 
 .PHONY: agent-bin images
 agent-bin:
 	CARGO_TARGET_$(shell echo $(AGENT_TARGET) | tr 'a-z-' 'A-Z_')_RUSTFLAGS="$(STATIC)" \
-		$(CARGO) build --profile agent --locked -p agent -p guest-probe --target $(AGENT_TARGET)
+		$(CARGO) build --profile agent --locked -p agent -p guest-probe $(AGENT_FEATURES) --target $(AGENT_TARGET)
 
 images:
 	guest-image/build --profile test
@@ -70,7 +72,6 @@ recovery: build-test
 ## What a sandbox costs, as ratios to the same thing without us: docs/benchmarks.md. Real microVMs first, where KVM is;
 ## then, on this machine itself, all that needs none.
 bench: build-test
-	$(CARGO) build --release --locked --workspace --features host/faults --example bare --example identity
 	rm -f target/bench.json target/lab/out/bench.json
 	e2e/run-with-kvm target/release/bench
 	if [ -e target/lab/out/bench.json ]; then mv target/lab/out/bench.json target/bench.json; fi

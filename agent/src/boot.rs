@@ -127,6 +127,11 @@ static STEPS: &[Step] = &[
         run: root::install_agent,
     },
     Step {
+        act: "leave the first mount namespace",
+        because: "the kernel starts helpers as root in it: they get no capability, and there is no identity directory in it",
+        run: kernel::leave_to_helpers,
+    },
+    Step {
         act: "mount the identity directory",
         because: "below a directory of root's own, and in the mount namespace of the agent alone",
         run: identity::mount,

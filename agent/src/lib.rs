@@ -8,6 +8,7 @@
 
 pub mod boot;
 pub mod console;
+pub mod faults;
 pub mod logs;
 pub mod power;
 pub mod services;

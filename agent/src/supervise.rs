@@ -8,7 +8,8 @@
 //! | control (own thread) | heartbeats, relay orders | ticks, stop orders, reports |
 //! | data | ticks, relay orders, log lines | relays, each with an SSH server or a port |
 //!
-//! Nothing here fails: a task that panics is reported and started again.
+//! Nothing here fails. A task that panics is reported and started again; the main process is carried by the main thread
+//! itself, and a fault there ends the machine, which says so by its exit code.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -45,14 +46,21 @@ const REPORT: Duration = Duration::from_secs(10 * 60);
 const LEFTOVERS: Duration = Duration::from_secs(2);
 /// Of what the end of the machine may take, for the main process's exit code, where it had to be killed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// After the end of the main process, for the services. With the leftovers and the way off, within a stop's grace.
-const SERVICES: Duration = Duration::from_secs(7);
+/// After the end of the main process, for the services.
+const SERVICES: Duration = Duration::from_secs(5);
 /// Between two words to the gateway about services: they may come and go many times a second.
 const TELL: Duration = Duration::from_secs(1);
 /// After a main process that was told to end, how long those attached may take to read the rest.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the gateway may take to get the last log lines.
 const LAST_LINES: Duration = Duration::from_millis(500);
+/// Of the grace of a stop, what is not the programs'.
+const AFTER_PROGRAMS: Duration =
+    Duration::from_millis((LAST_WORDS.as_millis() + LAST_LINES.as_millis() + power::BUDGET.as_millis()) as u64);
+/// A main process that ends by itself ends the machine within the same time: services, one that had to be killed, what is
+/// left over.
+const _: () =
+    assert!(SERVICES.as_secs() + 1 + LEFTOVERS.as_secs() + AFTER_PROGRAMS.as_secs() <= budget::STOP_GUEST.as_secs());
 /// Before a part that panicked is started again.
 const RESTART: Duration = Duration::from_secs(1);
 /// The control thread only speaks with the gateway.
@@ -116,14 +124,14 @@ pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
             if let Some(main) = &main {
                 main.start_no_more();
             }
-            let grace = stop.grace.saturating_sub(power::BUDGET);
+            let grace = stop.grace.saturating_sub(AFTER_PROGRAMS);
             let ended = wind_down(&workload, &services, grace);
             tokio::join!(ended, timeout(grace + LAST_WORDS, last_words(main, running))).0;
             0
         }
         End::Lost(why) => {
             tracing::error!("{why}");
-            wind_down(&workload, &services, budget::STOP_GUEST.saturating_sub(power::BUDGET)).await;
+            wind_down(&workload, &services, budget::STOP_GUEST.saturating_sub(AFTER_PROGRAMS)).await;
             give_up(&session, why).await;
             EXIT_SERVICE_LOST
         }

@@ -1,5 +1,6 @@
 //! Everything that runs in the sandbox for its user: the main process and what is executed beside it.
 
+pub mod binary;
 pub mod command;
 pub mod environment;
 pub mod image;
@@ -26,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::logs::Logs;
 use crate::sys::{image_file, processes};
+use binary::Binary;
 use passwd::{PASSWD, User};
 use reaper::Reaper;
 use secrets::Secrets;
@@ -42,7 +44,7 @@ pub struct Workload {
     /// From the gateway.
     pub secrets: Arc<Secrets>,
     /// The agent's own binary: every program is started through its `launch`.
-    pub agent: PathBuf,
+    pub agent: Arc<Binary>,
     /// What no program may see.
     pub identity: PathBuf,
     /// The control group of what is started with this.
@@ -65,6 +67,7 @@ impl Workload {
         let mut environment = locale::of_image(Path::new("/"));
         environment.extend(spec.environment.clone());
         let workdir = spec.workdir.clone();
+        let agent = Arc::new(Binary::new(agent));
         Self { user, environment, workdir, secrets, agent, identity, cgroup: None, reaper, logs: Logs::default() }
     }
 
@@ -85,7 +88,8 @@ impl Workload {
         for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGCONT] {
             processes::signal_everything(signal);
         }
-        let ended = timeout(grace, self.all_ended()).await.is_ok();
+        // Whatever dies last is reaped here, because PID 1 inherits it.
+        let ended = timeout(grace, self.reaper.until(|| !processes::programs_alive())).await.is_ok();
         processes::signal_everything(Signal::SIGKILL);
         ended
     }
@@ -95,21 +99,7 @@ impl Workload {
         for signal in [Sent::HUP, Sent::TERM, Sent::CONT] {
             processes::signal_beside(spared, signal);
         }
-        let _ = timeout(grace, self.ended_while(|| processes::alive_beside(spared))).await;
+        let _ = timeout(grace, self.reaper.until(|| !processes::alive_beside(spared))).await;
         processes::signal_beside(spared, Sent::KILL);
-    }
-
-    /// Whatever dies last is reaped here, because PID 1 inherits it.
-    async fn all_ended(&self) {
-        self.ended_while(processes::programs_alive).await;
-    }
-
-    async fn ended_while(&self, alive: impl Fn() -> bool) {
-        let mut reaped = self.reaper.reaped();
-        while alive() {
-            if reaped.changed().await.is_err() {
-                return;
-            }
-        }
     }
 }

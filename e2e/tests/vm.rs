@@ -32,6 +32,8 @@ mod main_process;
 mod operator;
 #[path = "vm/outages.rs"]
 mod outages;
+#[path = "vm/panics.rs"]
+mod panics;
 #[path = "vm/relay.rs"]
 mod relay;
 #[path = "vm/sdk.rs"]
@@ -78,6 +80,7 @@ fn main() {
         unprivileged::trials(),
         hunt::trials(),
         load::trials(),
+        panics::trials(),
     ];
     // Several parts of names, with commas between them: a lab for each would cost half a minute.
     let wanted = arguments.filter.take().unwrap_or_default();

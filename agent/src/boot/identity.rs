@@ -50,6 +50,9 @@ pub(super) fn parse(content: &[u8]) -> Result<BootSpec, String> {
     if spec.user.uid == 0 || spec.user.gid == 0 {
         return Err("the workload's user is root, but must not be".to_owned());
     }
+    if spec.user.uid == u32::MAX || spec.user.gid == u32::MAX {
+        return Err("the workload's user has an id that no user can have".to_owned());
+    }
     if spec.instance_id.is_empty() {
         return Err("the instance id is empty".to_owned());
     }
@@ -82,6 +85,7 @@ mod tests {
         assert!(parse(SPEC.as_bytes()).is_ok());
         for (part, broken) in [
             (r#""uid":1000"#, r#""uid":0"#),
+            (r#""gid":1000"#, r#""gid":4294967295"#),
             (r#""instance_id":"1-a""#, r#""instance_id":"""#),
             (r#"["true"]"#, "[]"),
             ("vsock://2:5100", "https://example.org"),

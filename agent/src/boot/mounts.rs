@@ -24,7 +24,8 @@ const INERT: MountFlags = SAFE.union(MountFlags::NOEXEC);
 const KERNEL: [Kernel; 5] = [
     Kernel { kind: "proc", at: "/proc", flags: INERT, data: Some(c"hidepid=invisible") },
     Kernel { kind: "sysfs", at: "/sys", flags: INERT.union(MountFlags::RDONLY), data: None },
-    Kernel { kind: "cgroup2", at: "/sys/fs/cgroup", flags: INERT, data: None },
+    // Every program moves itself into a group: without this, each of them waits out a grace period of the kernel's RCU.
+    Kernel { kind: "cgroup2", at: "/sys/fs/cgroup", flags: INERT, data: Some(c"favordynmods") },
     Kernel { kind: "devtmpfs", at: "/dev", flags: MountFlags::NOSUID, data: None },
     Kernel {
         kind: "devpts",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use proto::service::ServiceState;
 use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 use super::Services;
 use super::unit::Unit;
@@ -37,8 +38,8 @@ impl Services {
         let dependents: Vec<&Unit> =
             self.units.iter().filter(|other| other.on.iter().any(|(on, _)| *on == index)).collect();
         let over = |_: &u64| dependents.iter().all(|other| other.run().is_none());
-        // They have deadlines of their own.
-        let _ = self.changes().wait_for(over).await;
+        // They have deadlines of their own; a fault in one of them must not keep the others.
+        let _ = timeout_at(deadline.into(), self.changes().wait_for(over)).await;
         let Some(run) = unit.run() else { return };
         let left = deadline.saturating_duration_since(Instant::now());
         unit.end(&run, left.min(unit.spec.stop_timeout)).await;

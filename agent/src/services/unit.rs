@@ -161,13 +161,14 @@ impl Unit {
         processes::signal_session(run.pid, number(self.spec.stop_signal));
         // One that is stopped would not notice.
         processes::signal_session(run.pid, Signal::CONT);
-        let mut exit = run.exit.clone();
-        let in_time = timeout(within, exited(&mut exit)).await.is_ok();
-        processes::signal_session(run.pid, Signal::KILL);
-        if !in_time {
+        let Ok(workload) = &self.workload else { return };
+        // All of it: a shell that started the server ends at once, and the server takes its time.
+        let ended = workload.reaper.until(|| !processes::session_alive(run.pid));
+        if timeout(within, ended).await.is_err() {
+            processes::signal_session(run.pid, Signal::KILL);
             tracing::warn!(service = self.spec.name, ?within, "a service did not end in time and was killed");
-            let _ = timeout(KILLED, exited(&mut exit)).await;
         }
+        let _ = timeout(KILLED, exited(&mut run.exit.clone())).await;
     }
 }
 

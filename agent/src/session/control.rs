@@ -22,6 +22,7 @@ use super::endpoint::{Endpoint, Endpoints};
 use super::sync::sync;
 use super::{RelayOrder, Session};
 use crate::console::RateLimit;
+use crate::faults;
 use crate::sys::clock;
 
 /// Words to the gateway that wait to be sent; a session that does not take them is as good as dead.
@@ -178,6 +179,7 @@ impl Live {
     fn hear(&mut self, message: GatewayMessage, session: &Session, relays: &mpsc::Sender<RelayOrder>) -> bool {
         match message.payload {
             Some(gateway_message::Payload::Heartbeat(_)) => {
+                faults::reach(faults::CONTROL);
                 self.beats += 1;
                 let _ = self.outbox.try_send(message_heartbeat());
                 session.refresh_token();

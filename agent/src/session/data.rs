@@ -19,6 +19,7 @@ use super::relay;
 use super::sync::sync;
 use super::{RelayOrder, Session};
 use crate::console::RateLimit;
+use crate::faults;
 use crate::ssh::Server;
 
 /// Relays that may be open at a time. Each costs at most its buffers and what it starts.
@@ -96,6 +97,7 @@ async fn hold(
     loop {
         tokio::select! {
             changed = tick.changed() => {
+                faults::reach(faults::DATA);
                 if changed.is_err() {
                     return Some("the agent is ending".to_owned());
                 }

@@ -29,6 +29,7 @@ use super::connection::Client;
 use super::control::brief;
 use super::sync::sync;
 use crate::console::RateLimit;
+use crate::faults;
 use crate::logs::{Entry, Gap, Line};
 
 /// For how long lines are gathered.
@@ -60,6 +61,7 @@ async fn restarted<F: Future<Output = ()> + Send + 'static>(pause: Duration, mut
 async fn send(session: Arc<Session>, mut client: watch::Receiver<Option<Client>>) {
     let (mut written, mut taken, mut hurry) = (session.logs.written(), session.logs.known(), session.logs.hurried());
     loop {
+        faults::reach(faults::LOGS);
         // Before the look, so that what comes between look and wait is not missed.
         let (end, known) = (*written.borrow_and_update(), *taken.borrow_and_update());
         let there = client.borrow_and_update().is_some();

@@ -82,7 +82,7 @@ async fn run(peer: Peer, process: Process, workload: &Workload) {
     };
     if !finished {
         drop(terminal);
-        hang_up(pid, exit).await;
+        hang_up(&workload.reaper, pid).await;
     }
 }
 

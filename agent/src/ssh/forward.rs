@@ -14,7 +14,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::stdin::{Flow, Sink, Source, queue};
 
@@ -28,6 +28,8 @@ const PORT_MIN: u16 = 1024;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the last bytes of a peer that has closed its channel may take to be written.
 const LAST: Duration = Duration::from_secs(2);
+/// After a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const CHUNK: usize = 16 * 1024;
 
 /// The address of a port of the guest's loopback.
@@ -127,7 +129,11 @@ async fn accept(listener: TcpListener, (host, port): (String, u32), handle: Hand
     loop {
         // Whoever connects while all places are taken waits in the kernel's queue.
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Ok((stream, from)) = listener.accept().await else { return };
+        let Ok((stream, from)) = listener.accept().await else {
+            // Too many files are open, most likely, and that passes.
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         let (host, handle) = (host.clone(), handle.clone());
         tokio::spawn(async move {
             let (origin, origin_port) = (from.ip().to_string(), u32::from(from.port()));

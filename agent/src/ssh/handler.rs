@@ -15,6 +15,7 @@ use super::forward::Forwards;
 use super::stdin::{Flow, Source, queue};
 use super::user::become_other;
 use super::{CHANNELS_MAX, DebugAnswer, Services, attach, debug};
+use crate::faults;
 use crate::workload::command::Command;
 use crate::workload::process::{Process, Terminal};
 
@@ -69,18 +70,19 @@ impl Handler {
             return session.channel_failure(channel);
         };
         let (peer, running) = link(writer, session);
-        let terminal = slot.terminal.take();
-        let workload = &self.services.workload;
-        let started = command.and_then(|command| match &user {
-            None => Process::start(workload, &command, &slot.variables, terminal.as_ref()),
-            Some(user) => {
-                let other = become_other(workload, user)?;
-                Process::start(&other, &command, &slot.variables, terminal.as_ref())
-            }
-        });
+        let (terminal, variables) = (slot.terminal.take(), std::mem::take(&mut slot.variables));
+        let workload = self.services.workload.clone();
         slot.running = Some(running);
         session.channel_success(channel)?;
-        tokio::spawn(exec(peer, started, self.services.workload.clone()));
+        tokio::spawn(async move {
+            let start = |command: Command| {
+                let other = user.as_deref().map(|user| become_other(&workload, user)).transpose()?;
+                Process::start(other.as_ref().unwrap_or(&workload), &command, &variables, terminal.as_ref())
+            };
+            // What asks for a program comes with the session, and so do they.
+            let secrets = workload.secrets.arrived(budget::UNARY).await;
+            exec(peer, secrets.and(command).and_then(start), workload.clone()).await;
+        });
         Ok(())
     }
 
@@ -218,6 +220,8 @@ impl russh::server::Handler for Handler {
         value: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        faults::arm(name, value);
+        faults::reach(faults::SSH);
         match self.channels.get_mut(&channel) {
             Some(slot) if has_room(&slot.variables, name, value) => {
                 slot.variables.push((name.to_owned(), value.to_owned()));
@@ -234,9 +238,6 @@ impl russh::server::Handler for Handler {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let command = Command::from_exec(data, &self.services.workload.user);
-        // An exec comes with the session, and so do they.
-        let secrets = self.services.workload.secrets.arrived(budget::UNARY).await;
-        let command = secrets.and(command);
         self.run(channel, command, Command::user_of_exec(data), session)
     }
 

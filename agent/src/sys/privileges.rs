@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
 use proto::boot::WorkloadUser;
 use proto::layout::IDENTITY_TAG;
 use rustix::mount::{
@@ -74,6 +74,15 @@ pub fn become_user(user: WorkloadUser) -> io::Result<()> {
     setgroups(&[])?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
+    // A number that the kernel takes for "as it is" would leave root what it was.
+    let (uids, gids) = (getresuid()?, getresgid()?);
+    let is = [
+        (uids.real, uids.effective, uids.saved) == (uid, uid, uid),
+        (gids.real, gids.effective, gids.saved) == (gid, gid, gid),
+    ];
+    if is != [true; 2] {
+        return Err(io::Error::other(format!("uid {uid} and gid {gid} did not come into force")));
+    }
     let none = CapabilitySet::empty();
     let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
     Ok(rustix::thread::set_capabilities(None, sets)?)

@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ use super::Workload;
 use super::command::Command;
 use super::output::Output;
 use super::process::{Process, Terminal, resize};
-use super::reaper::exited;
+use super::reaper::{Exit, exited};
 use super::restart::{Next, Restarts};
 use super::ring::{Ring, Stream};
 use crate::logs::Writer;
@@ -48,6 +49,8 @@ pub use runs::{Finished, Runs};
 const INPUT: usize = 4;
 /// What shells say of a program that could not be started.
 const EXIT_NOT_STARTED: i32 = 126;
+/// After its end, how long those attached may keep back what is left of its output, and with it that it has ended.
+const LINGER: Duration = Duration::from_secs(10);
 /// What a run has left behind may hold a port or a lock that the next one needs: it gets this long after TERM. Not more
 /// than the shortest delay before a restart.
 const LEFT_BEHIND: Duration = Duration::from_millis(300);
@@ -136,11 +139,10 @@ impl MainProcess {
         let mut feeder = Feeder::new(lock(&self.inbox).take(), self.spec.tty);
         let mut restarts = Restarts::new(self.spec.restart);
         let finished = loop {
-            let began = Instant::now();
-            let (code, leader) = self.run_once(&mut feeder).await;
+            let (code, ran, leader) = self.run_once(&mut feeder).await;
             self.log.finish();
             self.runs.send_modify(|runs| runs.last_code = Some(code));
-            let next = if *self.ending.borrow() { Next::Ended } else { restarts.ended(code, began.elapsed()) };
+            let next = if *self.ending.borrow() { Next::Ended } else { restarts.ended(code, ran) };
             match next {
                 Next::Ended => break Finished { code, crash_loop: 0 },
                 Next::CrashLoop { runs } => break Finished { code, crash_loop: runs },
@@ -157,21 +159,21 @@ impl MainProcess {
         finished
     }
 
-    /// One run, to its exit code; and who led its session.
-    async fn run_once(&self, feeder: &mut Feeder) -> (i32, Option<Pid>) {
+    /// One run, to its exit code; how long it ran, and who led its session.
+    async fn run_once(&self, feeder: &mut Feeder) -> (i32, Duration, Option<Pid>) {
         let secrets = self.workload.secrets.arrived(budget::SECRETS).await;
         match secrets.and_then(|()| self.start()) {
             Ok(process) => {
-                let pid = process.pid;
+                let (pid, began) = (process.pid, Instant::now());
                 let code = self.carry(process, feeder).await;
                 lock(&self.terminal).open = None;
                 self.state.send_replace(State::Resting);
-                (code, Some(pid))
+                (code, began.elapsed(), Some(pid))
             }
             Err(message) => {
                 tracing::error!("{message}");
                 self.write(Stream::Err, format!("openshell-agent: {message}\n").as_bytes());
-                (EXIT_NOT_STARTED, None)
+                (EXIT_NOT_STARTED, Duration::ZERO, None)
             }
         }
     }
@@ -207,10 +209,10 @@ impl MainProcess {
 
     async fn carry(&self, process: Process, feeder: &mut Feeder) -> i32 {
         let Process { mut exit, stdin, stdout, stderr, .. } = process;
-        let out = self.record(Stream::Out, Output::new(stdout, exit.clone()));
+        let out = self.record(Stream::Out, Output::new(stdout, exit.clone()), exit.clone());
         let err = async {
             if let Some(stderr) = stderr {
-                self.record(Stream::Err, Output::new(stderr, exit.clone())).await;
+                self.record(Stream::Err, Output::new(stderr, exit.clone()), exit.clone()).await;
             }
         };
         tokio::select! {
@@ -220,14 +222,26 @@ impl MainProcess {
         exited(&mut exit).await
     }
 
-    async fn record(&self, stream: Stream, mut output: Output) {
+    async fn record(&self, stream: Stream, mut output: Output, mut exit: Exit) {
         let mut progress = self.progress.subscribe();
+        let lingered = async {
+            exited(&mut exit).await;
+            sleep(LINGER).await;
+        };
+        let mut lingered = pin!(lingered);
+        let mut waits = true;
         while let Some(bytes) = output.next().await {
             let room = |_: &u64| {
                 let output = self.lock_output();
                 !output.readers.values().any(|position| output.ring.would_lose(bytes.len(), *position))
             };
-            let _ = progress.wait_for(room).await;
+            // Who is attached and does not read loses what comes then; nobody waits for it any longer.
+            if waits {
+                tokio::select! {
+                    _ = progress.wait_for(room) => {}
+                    () = &mut lingered => waits = false,
+                }
+            }
             self.write(stream, &bytes);
         }
     }

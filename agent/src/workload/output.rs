@@ -1,7 +1,7 @@
 //! Reading what a program writes, also after its end.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use proto::budget::RELAY_CHUNK;
@@ -16,6 +16,8 @@ use super::reaper::Exit;
 const SILENCE: Duration = Duration::from_millis(200);
 /// After the program's end, what a child in the background may still say. A pipe holds at most this much.
 const AFTERWARDS: usize = 1024 * 1024;
+/// And for how long it is listened to: of reading, not of waiting for whoever takes what was read.
+const LISTEN: Duration = Duration::from_secs(1);
 
 /// One stream of output.
 #[derive(Debug)]
@@ -23,13 +25,14 @@ pub struct Output {
     from: pipe::Receiver,
     exit: Exit,
     afterwards: usize,
+    listened: Duration,
     buffer: BytesMut,
 }
 
 impl Output {
     /// Of a program with this exit.
     pub fn new(from: pipe::Receiver, exit: Exit) -> Self {
-        Self { from, exit, afterwards: 0, buffer: BytesMut::new() }
+        Self { from, exit, afterwards: 0, listened: Duration::ZERO, buffer: BytesMut::new() }
     }
 
     /// The next piece; nothing at the end.
@@ -37,10 +40,13 @@ impl Output {
         loop {
             let ended = self.exit.borrow_and_update().is_some();
             let read = if ended {
-                if self.afterwards >= AFTERWARDS {
+                if self.afterwards >= AFTERWARDS || self.listened >= LISTEN {
                     return None;
                 }
-                timeout(SILENCE, read(&mut self.from, &mut self.buffer)).await.unwrap_or(Ok(0))
+                let began = Instant::now();
+                let read = timeout(SILENCE, read(&mut self.from, &mut self.buffer)).await.unwrap_or(Ok(0));
+                self.listened += began.elapsed();
+                read
             } else {
                 tokio::select! {
                     biased;

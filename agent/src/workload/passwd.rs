@@ -36,7 +36,6 @@ impl User {
 /// None of these, with what was looked for.
 pub fn ids(passwd: &str, who: &str) -> Result<WorkloadUser, String> {
     let users = || passwd.lines().filter_map(entry);
-    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
     let by_name = users().find(|(name, _)| *name == who).map(|(_, ids)| ids);
     let by_numbers = || {
         let (uid, gid) = who.split_once(':')?;
@@ -52,10 +51,15 @@ pub fn ids(passwd: &str, who: &str) -> Result<WorkloadUser, String> {
     })
 }
 
+/// The highest number means "as it is" to the kernel, and is nobody's.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
+}
+
 fn entry(line: &str) -> Option<(&str, WorkloadUser)> {
     let mut fields = line.split(':');
     let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    let ids = WorkloadUser { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
+    let ids = WorkloadUser { uid: number(uid)?, gid: number(gid)? };
     (!name.is_empty()).then_some((name, ids))
 }
 
@@ -86,7 +90,7 @@ mod tests {
 
     #[test]
     fn users_are_named_by_name_or_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nbroken:x:5\n7:x:8:9::/:/bin/sh\nwww:x:33:34::/var/www:/bin/sh\n";
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nbroken:x:5\n7:x:8:9::/:/bin/sh\nmax:x:4294967295:1::/:\ngroup:x:1:4294967295::/:\nwww:x:33:34::/var/www:/bin/sh\n";
         for (who, uid, gid) in [
             ("root", 0, 0),
             ("0", 0, 0),
@@ -99,7 +103,7 @@ mod tests {
         ] {
             assert_eq!(ids(passwd, who), Ok(WorkloadUser { uid, gid }), "{who}");
         }
-        for who in ["", "broken", "nobody", "7:", ":7", "7:x", "-1", "4294967295", "4294967296"] {
+        for who in ["", "broken", "max", "group", "nobody", "7:", ":7", "7:x", "-1", "4294967295", "4294967296"] {
             assert!(ids(passwd, who).is_err(), "{who}");
         }
     }

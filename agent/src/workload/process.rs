@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::Workload;
 use super::command::Command;
 use super::launch::Launch;
-use super::reaper::{Exit, exited};
+use super::reaper::{Exit, Reaper};
 use crate::sys::processes;
 
 /// How long a process may take after HUP, and again after TERM.
@@ -110,7 +110,7 @@ fn launch(
         environment,
         argv: command.argv.iter().map(Into::into).collect(),
     };
-    let mut process = std::process::Command::new(&workload.agent);
+    let mut process = std::process::Command::new(workload.agent.path());
     process.arg0("openshell-agent").args(launch.arguments()).env_clear().current_dir("/");
     process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     process
@@ -156,13 +156,13 @@ pub fn resize(terminal: &OwnedFd, (columns, rows): (u16, u16)) -> io::Result<()>
 }
 
 /// Ends a program whose user has gone, with all of its session: HUP, TERM, KILL.
-pub async fn hang_up(pid: Pid, mut exit: Exit) {
-    processes::signal_session(pid, Signal::HUP);
-    processes::signal_session(pid, Signal::CONT);
-    let _ = timeout(HANGUP_GRACE, exited(&mut exit)).await;
-    if processes::session_alive(pid) {
-        processes::signal_session(pid, Signal::TERM);
-        let _ = timeout(TERM_GRACE, exited(&mut exit)).await;
-        processes::signal_session(pid, Signal::KILL);
+pub async fn hang_up(reaper: &Reaper, leader: Pid) {
+    let ended = || reaper.until(|| !processes::session_alive(leader));
+    processes::signal_session(leader, Signal::HUP);
+    processes::signal_session(leader, Signal::CONT);
+    if timeout(HANGUP_GRACE, ended()).await.is_err() {
+        processes::signal_session(leader, Signal::TERM);
+        let _ = timeout(TERM_GRACE, ended()).await;
+        processes::signal_session(leader, Signal::KILL);
     }
 }

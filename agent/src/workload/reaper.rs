@@ -7,13 +7,20 @@ use std::collections::HashMap;
 use std::io;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::faults;
 
 /// The exit code of a process, once it has one; for one that a signal ended 128 + its number, as shells say it.
 pub type Exit = watch::Receiver<Option<i32>>;
+
+/// Between two looks at processes that others reap.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug)]
@@ -49,9 +56,18 @@ impl Reaper {
         }
     }
 
-    /// How many were started and have not ended; it changes whenever anything was reaped, orphans too.
-    pub fn reaped(&self) -> watch::Receiver<usize> {
-        self.count.subscribe()
+    /// How many were started and have not ended.
+    pub fn running(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// Resolves when `ended` says so, which is asked whenever anything was reaped, orphans too; and now and then, because
+    /// nobody here hears of those whose parents reap them.
+    pub async fn until(&self, ended: impl Fn() -> bool) {
+        let mut reaped = self.count.subscribe();
+        while !ended() {
+            let _ = timeout(LOOK, reaped.changed()).await;
+        }
     }
 
     /// Reaps for ever. Fails only where signals cannot be had at all.
@@ -60,6 +76,7 @@ impl Reaper {
         loop {
             // First, then wait: what ended before the handler stood has sent its signal to nobody.
             self.reap();
+            faults::reach(faults::REAPER);
             children.recv().await;
         }
     }

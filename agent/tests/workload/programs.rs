@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::workload::Workload;
+use agent::workload::binary::Binary;
 use agent::workload::passwd::User;
 use agent::workload::reaper::Reaper;
 use agent::workload::secrets::Secrets;
@@ -49,7 +50,7 @@ impl Programs {
             environment: environment.collect::<BTreeMap<_, _>>(),
             workdir: None,
             secrets: Arc::new(Secrets::new(false)),
-            agent: env!("CARGO_BIN_EXE_openshell-agent").into(),
+            agent: Arc::new(Binary::new(env!("CARGO_BIN_EXE_openshell-agent").into())),
             identity,
             cgroup: None,
             reaper,

@@ -15,6 +15,7 @@ use proto::version::{PROTOCOL, VERSION};
 mod beside;
 mod connections;
 mod image;
+mod lend;
 mod notify;
 mod pour;
 mod share;
@@ -38,11 +39,23 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+        Some(verb @ ("lend" | "borrow")) => {
+            let words: Vec<String> = std::env::args().skip(2).collect();
+            let done = match (verb, &words[..]) {
+                ("lend", [directory, socket]) => lend::lend(directory, socket),
+                ("borrow", [socket, file, value]) => lend::borrow(socket, file, value),
+                _ => Err(std::io::Error::other("lend DIRECTORY SOCKET, or borrow SOCKET FILE VALUE")),
+            };
+            if let Err(error) = done {
+                eprintln!("guest-probe: failed to {verb}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
         Some("pour") => pour::serve(),
         Some("spawn") => spawn::measure(),
         Some(beside::VERB) => beside::obey(),
         _ => {
-            eprintln!("usage: guest-probe vsock | pour | spawn | notify MESSAGE");
+            eprintln!("usage: guest-probe vsock | lend … | borrow … | pour | spawn | notify MESSAGE");
             return ExitCode::from(64);
         }
     }

@@ -1,13 +1,22 @@
 //! A hostile workload looks for anything that has the shape of a token, wherever a program of its uid can look; again
 //! as root of a user namespace of its own; and as the root that `exec -u root` is.
 
+use std::time::Duration;
+
+use e2e::api::collect;
+use e2e::programs::guest_probe;
+use e2e::wait::until;
 use e2e::world::World;
 use libtest_mimic::Trial;
+use proto::openshell::v1::ExecSandboxRequest;
 
 use crate::{TTL, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("hunt::a_hostile_workload_finds_no_token_anywhere", hunt)]
+    vec![
+        trial("hunt::a_hostile_workload_finds_no_token_anywhere", hunt),
+        trial("hunt::what_root_makes_the_kernel_start_finds_none_either", helper),
+    ]
 }
 
 /// One line for each find. `plant` puts a token where a search has to find it: a search that finds nothing at all
@@ -66,6 +75,61 @@ async fn hunt() {
     for place in ["environment", "environments", "command lines", "memory", "files"] {
         assert!(finds.lines().any(|line| line.starts_with(&format!("{place}: eyJxxx"))), "{place}: {finds}");
     }
+    world.delete("prey").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// What the kernel starts as root for a core file: it says who it is, and looks where the token is.
+const HELPER: &str = "#!/bin/sh
+exec > /tmp/said.new 2>&1
+cat > /dev/null
+echo uid $(id -u)
+grep -E '^Cap(Inh|Prm|Eff|Bnd)' /proc/self/status
+cat /etc/openshell/auth/* && echo found: a file
+grep identity /proc/self/mountinfo && echo found: a mount
+mkdir -p /tmp/own && mount -t virtiofs identity /tmp/own && cat /tmp/own/* && echo found: by a mount
+cat /proc/1/environ /proc/1/root/etc/openshell/auth/* && echo found: by PID 1
+echo end
+mv /tmp/said.new /tmp/said
+";
+
+/// Root of the workload has no capability, and its view of `/proc/sys` is read-only. That of its accomplice, who is not
+/// root, is not, and a directory can be lent.
+async fn helper() {
+    let world = World::quick(TTL).await;
+    let api = world.api().await;
+    world.ready("prey", &["/bin/sh", "-c", "sleep 100000; :"]).await;
+    for (file, content) in [("probe", std::fs::read(guest_probe()).expect("the probe")), ("helper", HELPER.into())] {
+        let write = format!("cat > /tmp/{file} && chmod 755 /tmp/{file}");
+        let request = ExecSandboxRequest {
+            sandbox: "prey".into(),
+            command: ["/bin/sh", "-c", &write].map(str::to_owned).to_vec(),
+            stdin: content,
+            ..Default::default()
+        };
+        let written = collect(api.client.clone().exec_sandbox(request).await.expect("exec").into_inner()).await;
+        assert_eq!(written.expect("an exit").code, 0, "{file}");
+    }
+    let accomplice = ["/tmp/probe", "lend", "/proc/sys/kernel", "/tmp/lent"];
+    let lending = api.exec_stream("prey", &accomplice).await.expect("exec");
+    until("the accomplice", Duration::from_secs(60), async || {
+        api.exec("prey", &["/bin/ls", "/tmp/lent"]).await.is_ok_and(|found| found.code == 0).then_some(())
+    })
+    .await;
+    let borrow = ["/tmp/probe", "borrow", "/tmp/lent", "core_pattern", "|/tmp/helper"];
+    let root = world.openshell(&[&["vm", "exec", "-u", "0", "prey", "--"], &borrow[..]].concat()).await;
+    assert!(root.status.success(), "what this test is about did not happen: {root:?}");
+    drop(collect(lending).await);
+    api.exec("prey", &["/bin/sh", "-c", "kill -SEGV $$"]).await.expect("its end");
+    let said = until("the words of the kernel's helper", Duration::from_secs(60), async || {
+        let said = api.exec("prey", &["/bin/cat", "/tmp/said"]).await.ok()?;
+        (said.code == 0).then_some(said.stdout)
+    })
+    .await;
+    println!("hunt: the kernel's helper: {said}");
+    assert!(said.contains("uid 0\n") && said.ends_with("end\n"), "{said}");
+    assert_eq!(said.matches("\t0000000000000000\n").count(), 4, "it has capabilities: {said}");
+    assert!(!said.contains("found") && !said.contains("eyJ"), "{said}");
     world.delete("prey").await;
     assert_eq!(world.traces(), Vec::<String>::new());
 }

@@ -1,0 +1,74 @@
+//! The agent's own binary, which every program is started through ([`super::launch`]), in memory.
+//!
+//! The file that PID 1 was started from is on the share that the guest boots from, and whenever a file of a share is opened,
+//! the kernel throws away what is cached of it: the pages of PID 1 that run at that moment, too. Executed from there, each
+//! start of a program reads most of the binary from the host again.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Binary {
+    origin: PathBuf,
+    copy: OnceLock<Option<OwnedFd>>,
+}
+
+impl Binary {
+    /// Of this file. Nothing is read before something is started.
+    pub fn new(origin: PathBuf) -> Self {
+        Self { origin, copy: OnceLock::new() }
+    }
+
+    /// What a child of this process is to execute.
+    pub fn path(&self) -> PathBuf {
+        let copy = self.copy.get_or_init(|| {
+            let failed = |error| tracing::warn!(%error, "programs start slowly: failed to copy the agent into memory");
+            self.copied().map_err(failed).ok()
+        });
+        match copy {
+            Some(copy) => format!("/proc/self/fd/{}", copy.as_raw_fd()).into(),
+            None => self.origin.clone(),
+        }
+    }
+
+    /// Sealed, or not at all: a program finds this very file behind the `/proc/PID/exe` of its SFTP server, may open what
+    /// is in memory for writing, and PID 1 executes it next time with all its rights.
+    fn copied(&self) -> io::Result<OwnedFd> {
+        let mut copy = File::from(memfd_create("openshell-agent", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+        io::copy(&mut File::open(&self.origin)?, &mut copy)?;
+        fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(copy.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write as _;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn the_copy_runs_and_cannot_be_written_to() {
+        let binary = Binary::new("/bin/echo".into());
+        let said = Command::new(binary.path()).arg("copied").output().unwrap();
+        assert_eq!(said.stdout, b"copied\n");
+        let mut writer = OpenOptions::new().write(true).open(binary.path()).unwrap();
+        let error = writer.write_all(b"#!").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EPERM));
+    }
+
+    #[test]
+    fn without_a_copy_it_is_the_file_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("agent");
+        assert_eq!(Binary::new(missing.clone()).path(), missing);
+    }
+}
