@@ -1,22 +1,5 @@
-//! Fault points: parts of the agent that a test makes panic.
-//!
-//! Compiled in with the feature `faults` only. An exec with the variable [`VARIABLE`] names one of [`PARTS`]; the next
-//! time that part comes by, it panics, once.
-
-/// The variable of an exec.
-pub const VARIABLE: &str = "AGENT_FAULT";
-/// One connection of the SSH server, while it answers a request.
-pub const SSH: &str = "ssh";
-/// What sends log lines to the gateway.
-pub const LOGS: &str = "logs";
-/// What keeps the data connection.
-pub const DATA: &str = "data";
-/// The session.
-pub const CONTROL: &str = "control";
-/// What waits for every process.
-pub const REAPER: &str = "reaper";
-/// All of them.
-pub const PARTS: [&str; 5] = [SSH, LOGS, DATA, CONTROL, REAPER];
+//! Fault points, as `proto::fault` names them: parts of the agent that a test makes panic. Compiled in with the feature
+//! `faults` only.
 
 #[cfg(feature = "faults")]
 mod compiled_in {
@@ -26,7 +9,7 @@ mod compiled_in {
 
     /// Switches a part's panic on, if `variable` is the one.
     pub fn arm(variable: &str, part: &str) {
-        if variable == super::VARIABLE {
+        if variable == proto::fault::VARIABLE {
             *NEXT.lock().unwrap_or_else(PoisonError::into_inner) = Some(part.to_owned());
         }
     }

@@ -70,6 +70,23 @@ fn each_starts_after_what_it_needs_and_stops_before_it() {
 }
 
 #[test]
+fn all_of_a_service_has_the_time_that_it_may_take_to_stop() {
+    let Some(fixture) = workload_or_skip() else { return };
+    fixture.run(async |fixture| {
+        let server = "trap \"sleep 0.5; say finished; exit 0\" TERM; say serving; while :; do sleep 0.05; done";
+        // The shell that has started it ends at once.
+        let shell = format!("sh = '({server}) & trap \"exit 0\" TERM; wait END'");
+        let running = Running::start(fixture, &[("db", &shell)], nowhere());
+        while running.log().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        running.services.stop(Duration::from_secs(10)).await;
+        assert_eq!(running.log(), ["serving", "finished"]);
+        assert_eq!(running.status("db").state, Stopped);
+    });
+}
+
+#[test]
 fn a_service_that_is_killed_comes_back_and_one_that_cannot_is_reported() {
     let Some(fixture) = workload_or_skip() else { return };
     fixture.run(async |fixture| {

@@ -229,6 +229,10 @@ fn an_exit_code_is_not_kept_back_by_a_child_in_the_background() {
         let client = Client::connect(fixture).await;
         let outcome = client.exec("sleep 30 & echo started; exit 5", b"").await;
         assert_eq!((outcome.text().as_str(), outcome.code), ("started\n", Some(5)));
+        // Nor by one that is never silent.
+        let outcome = client.exec("echo started; while :; do echo still here; sleep 0.02; done & exit 6", b"").await;
+        assert!(outcome.text().starts_with("started\n"), "{}", outcome.text());
+        assert_eq!(outcome.code, Some(6));
     });
 }
 

@@ -16,6 +16,7 @@ mod codec;
 pub mod console;
 pub mod debug;
 pub mod exec;
+pub mod fault;
 
 pub mod last_words;
 pub mod layout;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use proto::budget;
 use proto::openshell::v1::{
     GatewayMessage, GetSandboxProviderEnvironmentRequest, ReportMainProcessExitRequest, SupervisorHeartbeat,
     SupervisorHello, SupervisorMessage, gateway_message, supervisor_message,
 };
+use proto::{budget, fault};
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Tick, sleep, sleep_until, timeout};
@@ -179,7 +179,7 @@ impl Live {
     fn hear(&mut self, message: GatewayMessage, session: &Session, relays: &mpsc::Sender<RelayOrder>) -> bool {
         match message.payload {
             Some(gateway_message::Payload::Heartbeat(_)) => {
-                faults::reach(faults::CONTROL);
+                faults::reach(fault::CONTROL);
                 self.beats += 1;
                 let _ = self.outbox.try_send(message_heartbeat());
                 session.refresh_token();

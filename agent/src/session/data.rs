@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::budget;
+use proto::{budget, fault};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -97,7 +97,7 @@ async fn hold(
     loop {
         tokio::select! {
             changed = tick.changed() => {
-                faults::reach(faults::DATA);
+                faults::reach(fault::DATA);
                 if changed.is_err() {
                     return Some("the agent is ending".to_owned());
                 }

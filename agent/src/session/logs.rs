@@ -14,11 +14,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::budget;
 use proto::log::{
     BATCH_BYTES, BATCH_LINES, FIELD_BOOT, FIELD_CONTINUES, FIELD_MISSING, FIELD_REASON, FIELD_SEQUENCE, TARGET_GAP,
 };
 use proto::openshell::v1::{PushSandboxLogsRequest, SandboxLogLine};
+use proto::{budget, fault};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -61,7 +61,7 @@ async fn restarted<F: Future<Output = ()> + Send + 'static>(pause: Duration, mut
 async fn send(session: Arc<Session>, mut client: watch::Receiver<Option<Client>>) {
     let (mut written, mut taken, mut hurry) = (session.logs.written(), session.logs.known(), session.logs.hurried());
     loop {
-        faults::reach(faults::LOGS);
+        faults::reach(fault::LOGS);
         // Before the look, so that what comes between look and wait is not missed.
         let (end, known) = (*written.borrow_and_update(), *taken.borrow_and_update());
         let there = client.borrow_and_update().is_some();

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use proto::budget;
 use proto::layout::{ATTACH_SUBSYSTEM, ATTACH_TAKING_INPUT_SUBSYSTEM, SFTP_SUBSYSTEM};
+use proto::{budget, fault};
 use russh::server::{Auth, ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
 use rustix::process::Signal;
@@ -221,7 +221,7 @@ impl russh::server::Handler for Handler {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         faults::arm(name, value);
-        faults::reach(faults::SSH);
+        faults::reach(fault::SSH);
         match self.channels.get_mut(&channel) {
             Some(slot) if has_room(&slot.variables, name, value) => {
                 slot.variables.push((name.to_owned(), value.to_owned()));

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proto::fault;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -76,7 +77,7 @@ impl Reaper {
         loop {
             // First, then wait: what ended before the handler stood has sent its signal to nobody.
             self.reap();
-            faults::reach(faults::REAPER);
+            faults::reach(fault::REAPER);
             children.recv().await;
         }
     }

@@ -87,6 +87,23 @@ async fn hears(channel: &mut Channel<Msg>, wanted: &str) -> String {
 }
 
 #[test]
+fn one_who_does_not_read_keeps_the_end_back_for_a_while_and_not_for_ever() {
+    let Some(fixture) = workload_or_skip() else { return };
+    fixture.run(async |fixture| {
+        // Beside whatever is on its way there is a ring to fill; then it waits for the one who is attached.
+        let (server, main) = fixture.with_spec(spec("yes & sleep 5; kill $!; exit 4", RestartPolicy::Never));
+        let running = tokio::spawn(async move { (main.run().await.code, Instant::now()) });
+        let client = Client::connect_to(server).await;
+        let channel = attached(&client, ATTACH_SUBSYSTEM).await;
+        let began = Instant::now();
+        let (code, ended) = running.await.unwrap();
+        assert_eq!(code, 4);
+        assert!(ended - began > Duration::from_secs(10), "nobody was waited for: {:?}", ended - began);
+        drop(channel);
+    });
+}
+
+#[test]
 fn one_types_and_the_others_watch() {
     let Some(fixture) = workload_or_skip() else { return };
     fixture.run(async |fixture| {

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use agent::faults;
 use e2e::api::{Api, Finished, collect};
 use e2e::programs::test_image;
 use e2e::wait::until;
 use e2e::world::World;
 use libtest_mimic::Trial;
+use proto::fault;
 use proto::log::FIELD_SEQUENCE;
 use proto::openshell::v1::*;
 use tonic::Status;
@@ -40,7 +40,7 @@ async fn arm(api: &Api, name: &str, part: &str) -> Result<Finished, Status> {
     let request = ExecSandboxRequest {
         sandbox: name.into(),
         command: vec!["/bin/true".into()],
-        environment: [(faults::VARIABLE.to_owned(), part.to_owned())].into(),
+        environment: [(fault::VARIABLE.to_owned(), part.to_owned())].into(),
         ..Default::default()
     };
     collect(api.client.clone().exec_sandbox(request).await?.into_inner()).await
@@ -51,11 +51,11 @@ async fn parts() {
     let api = world.api().await;
     api.create_with(request("shaken", COUNTER)).await.expect("create");
     let sandbox = world.phase("shaken", SandboxPhase::Ready).await;
-    for part in faults::PARTS {
+    for part in fault::PARTS {
         let began = Instant::now();
         let armed = arm(&api, "shaken", part).await;
         // Who asked the connection that panicked is told so; nobody else notices.
-        assert_eq!(armed.is_err(), part == faults::SSH, "{part}: {armed:?}");
+        assert_eq!(armed.is_err(), part == fault::SSH, "{part}: {armed:?}");
         let said = format!("fault point {part}");
         until(&format!("the panic of {part}"), BACK, async || {
             // The reaper comes by with every process that ends.
@@ -75,7 +75,7 @@ async fn parts() {
     let logs = until("the report of the last panic", BACK, async || {
         let logs = api.client.clone().get_sandbox_logs(request.clone()).await.ok()?.into_inner().logs;
         let told = |part: &str| logs.iter().any(|line| line.message.contains(&format!("fault point {part}")));
-        faults::PARTS.iter().all(|part| told(part)).then_some(logs)
+        fault::PARTS.iter().all(|part| told(part)).then_some(logs)
     })
     .await;
     let numbers: Vec<u64> = logs.iter().map(|line| line.fields[FIELD_SEQUENCE].parse().expect("a number")).collect();
