@@ -110,15 +110,20 @@ async fn helper() {
         let written = collect(api.client.clone().exec_sandbox(request).await.expect("exec").into_inner()).await;
         assert_eq!(written.expect("an exit").code, 0, "{file}");
     }
+    let root =
+        async |words: &[&str]| world.openshell(&[&["vm", "exec", "-u", "0", "prey", "--"], words].concat()).await;
+    let sockets = root(&["/tmp/probe", "vsock"]).await;
+    let sockets = String::from_utf8_lossy(&sockets.stdout).into_owned();
+    assert!(sockets.contains("vsock stream: refused") && sockets.contains("unix stream: made"), "{sockets}");
+
     let accomplice = ["/tmp/probe", "lend", "/proc/sys/kernel", "/tmp/lent"];
     let lending = api.exec_stream("prey", &accomplice).await.expect("exec");
     until("the accomplice", Duration::from_secs(60), async || {
         api.exec("prey", &["/bin/ls", "/tmp/lent"]).await.is_ok_and(|found| found.code == 0).then_some(())
     })
     .await;
-    let borrow = ["/tmp/probe", "borrow", "/tmp/lent", "core_pattern", "|/tmp/helper"];
-    let root = world.openshell(&[&["vm", "exec", "-u", "0", "prey", "--"], &borrow[..]].concat()).await;
-    assert!(root.status.success(), "what this test is about did not happen: {root:?}");
+    let borrowed = root(&["/tmp/probe", "borrow", "/tmp/lent", "core_pattern", "|/tmp/helper"]).await;
+    assert!(borrowed.status.success(), "what this test is about did not happen: {borrowed:?}");
     drop(collect(lending).await);
     api.exec("prey", &["/bin/sh", "-c", "kill -SEGV $$"]).await.expect("its end");
     let said = until("the words of the kernel's helper", Duration::from_secs(60), async || {

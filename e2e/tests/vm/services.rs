@@ -91,9 +91,10 @@ async fn until_service(
 
 async fn in_order() {
     let world = World::quick(TTL).await;
+    let disk = "{ cat /proc/self/status; guest-probe vsock; } > /tmp/confined; echo disk >> /tmp/log";
     let of_image = [
         ("db", lasting("db", "sleep 1; guest-probe notify READY=1;", "ready = \"notify\"\nrequires = [\"disk\"]")),
-        ("disk", "command = [\"/bin/sh\", \"-c\", \"echo disk >> /tmp/log\"]\ntype = \"oneshot\"".to_owned()),
+        ("disk", format!("command = [\"/bin/sh\", \"-c\", {disk:?}]\ntype = \"oneshot\"")),
     ];
     let image = image(&world, "served", &of_image);
     let web = lasting(
@@ -112,6 +113,12 @@ async fn in_order() {
         (!seen.is_empty()).then_some(seen)
     });
     assert_eq!(seen.await, "disk\ndb\nweb\n");
+    // A service is confined like every program.
+    let confined = api.sh("served", "cat /tmp/confined").await;
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(confined.lines().any(|one| one == line), "{line}: {confined}");
+    }
+    assert!(confined.contains("vsock stream: refused") && confined.contains("unix stream: made"), "{confined}");
     let disk = service(&world, "served", "disk").await.expect("it is listed");
     assert!(disk["state"] == "done" && disk["last_exit"] == 0 && disk["pid"].is_null(), "{disk}");
     assert_eq!(disk["declared_in"], "/etc/openshell/services.d/disk.toml");

@@ -11,6 +11,7 @@ use super::{Dependency, EXTENSION, FILE_MAX, Mistake, OF_IMAGE, Readiness, Servi
 use crate::boot::RestartPolicy;
 use crate::budget::{ENVIRONMENT_MAX, STOP_GUEST, VARIABLE_VALUE_MAX};
 use crate::layout::RESERVED_ENVIRONMENT;
+use crate::log::{SOURCE_AGENT, SOURCE_MAIN};
 
 const NAME_MAX: usize = 32;
 const ARGUMENTS_MAX: usize = 256;
@@ -105,6 +106,9 @@ fn name(file: &str) -> Result<String, String> {
     if !begins || !stem.bytes().all(plain) || stem.len() > NAME_MAX {
         let rule = format!("1 to {NAME_MAX} of a-z, 0-9, -, _ and ., the first one a letter or digit");
         return Err(format!("a service cannot be named `{}`: {rule}", stem.escape_debug()));
+    }
+    if [SOURCE_MAIN, SOURCE_AGENT].contains(&stem) {
+        return Err(format!("a service cannot be named `{stem}`: in the sandbox's log that name is taken"));
     }
     Ok(stem.to_owned())
 }
@@ -261,6 +265,16 @@ critical = true
         assert_eq!((service.start_timeout, service.critical, service.optional), (Duration::from_secs(90), true, false));
         let json = serde_json::to_string(&service).unwrap();
         assert_eq!(serde_json::from_str::<Service>(&json).unwrap(), service, "{json}");
+    }
+
+    #[test]
+    fn a_name_is_plain_and_not_taken() {
+        for (file, said) in
+            [("a", ".toml"), ("A.toml", "a-z"), (".toml", "a-z"), ("main.toml", "taken"), ("agent.toml", "taken")]
+        {
+            assert!(name(file).unwrap_err().contains(said), "{file}");
+        }
+        assert_eq!(name("main-2.toml"), Ok("main-2".to_owned()));
     }
 
     #[test]
