@@ -81,6 +81,9 @@ impl Handler {
             };
             // What asks for a program comes with the session, and so do they.
             let secrets = workload.secrets.arrived(budget::UNARY).await;
+            if peer.events.is_closed() {
+                return;
+            }
             exec(peer, secrets.and(command).and_then(start), workload.clone()).await;
         });
         Ok(())
