@@ -7,6 +7,10 @@ DIST := target/dist
 # The same programs with fault points compiled in; for tests and the demo only.
 TEST_DIST := target/dist-test
 CARGO := cargo
+FAULTS := host/faults,agent/faults
+# With fault points or without, it is the same file: each recipe makes its own before it takes it.
+AGENT = CARGO_TARGET_$(shell echo $(AGENT_TARGET) | tr 'a-z-' 'A-Z_')_RUSTFLAGS="$(STATIC)" \
+	$(CARGO) build --profile agent --locked -p agent -p guest-probe --target $(AGENT_TARGET)
 # Everything is found below target/, whatever the caller's environment says.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 unexport CARGO_BUILD_TARGET RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
@@ -18,22 +22,19 @@ unexport CARGO_BUILD_TARGET RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 all: build
 
 ## The programs, the agent, the guest kernel and the images, side by side in target/dist.
-build: setup agent-bin images
+build: setup images
+	$(AGENT)
 	$(CARGO) build --release --locked -p host -p vmm
 	e2e/setup/dist $(DIST)
 
 # The whole workspace with its tests, as `test-fast`: another choice of packages or targets has other features, and
 # compiles everything again.
-build-test: AGENT_FEATURES := --features agent/faults
-build-test: setup agent-bin images
-	$(CARGO) build --release --locked --workspace --all-targets --features host/faults
+build-test: setup images
+	$(AGENT) --features agent/faults
+	$(CARGO) build --release --locked --workspace --all-targets --features $(FAULTS)
 	e2e/setup/dist $(TEST_DIST) fake-vmm
 
-.PHONY: agent-bin images
-agent-bin:
-	CARGO_TARGET_$(shell echo $(AGENT_TARGET) | tr 'a-z-' 'A-Z_')_RUSTFLAGS="$(STATIC)" \
-		$(CARGO) build --profile agent --locked -p agent -p guest-probe $(AGENT_FEATURES) --target $(AGENT_TARGET)
-
+.PHONY: images
 images:
 	guest-image/build --profile test
 	guest-image/build
@@ -54,7 +55,7 @@ demo: build-test
 test: lint test-fast test-vm
 
 test-fast: build-test
-	$(CARGO) test --release --locked --workspace --features host/faults -- --quiet
+	$(CARGO) test --release --locked --workspace --features $(FAULTS) -- --quiet
 	e2e/lab/test || { echo "the lab's own test failed; the emulator now and then stands still, so once more" >&2; e2e/lab/test; }
 
 test-vm: build-test
@@ -79,7 +80,7 @@ bench: build-test
 
 lint: setup
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --locked --workspace --all-targets --features host/faults -- -D warnings
+	$(CARGO) clippy --release --locked --workspace --all-targets --features $(FAULTS) -- -D warnings
 
 clean:
 	rm -rf target

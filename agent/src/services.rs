@@ -34,6 +34,7 @@ use crate::workload::ring::Stream;
 use unit::Unit;
 
 pub use image::read as read_image;
+pub use unit::KILLED;
 
 /// Where the notify sockets are.
 pub const RUN_DIRECTORY: &str = "/run/openshell/notify";

@@ -42,7 +42,7 @@ mod relay;
 mod sync;
 
 pub use control::run as run_control;
-pub use data::run as run_data;
+pub use data::{Relays, run as run_data};
 
 /// The sandbox is to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,9 +25,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::logs::{Logs, Writer};
 use crate::power::{self, EXIT_SERVICE_LOST};
-use crate::services::{RUN_DIRECTORY, Services, Sink};
+use crate::services::{KILLED, RUN_DIRECTORY, Services, Sink};
 use crate::session::endpoint::Endpoints;
-use crate::session::{RelayOrder, Session, Stop, debug, run_control, run_data};
+use crate::session::{RelayOrder, Relays, Session, Stop, debug, run_control, run_data};
 use crate::ssh::{DebugCalls, Server};
 use crate::sys::cgroup;
 use crate::token::holder::Tokens;
@@ -59,8 +59,10 @@ const AFTER_PROGRAMS: Duration =
     Duration::from_millis((LAST_WORDS.as_millis() + LAST_LINES.as_millis() + power::BUDGET.as_millis()) as u64);
 /// A main process that ends by itself ends the machine within the same time: services, one that had to be killed, what is
 /// left over.
-const _: () =
-    assert!(SERVICES.as_secs() + 1 + LEFTOVERS.as_secs() + AFTER_PROGRAMS.as_secs() <= budget::STOP_GUEST.as_secs());
+const _: () = assert!(
+    SERVICES.as_millis() + KILLED.as_millis() + LEFTOVERS.as_millis() + AFTER_PROGRAMS.as_millis()
+        <= budget::STOP_GUEST.as_millis()
+);
 /// Before a part that panicked is started again.
 const RESTART: Duration = Duration::from_secs(1);
 /// The control thread only speaks with the gateway.
@@ -289,11 +291,11 @@ fn start_reaper(reaper: Arc<Reaper>) {
 }
 
 fn start_data(session: Arc<Session>, endpoints: Endpoints, inbox: mpsc::Receiver<RelayOrder>, ssh: Arc<Server>) {
-    let inbox = Arc::new(tokio::sync::Mutex::new(inbox));
+    let relays = Arc::new(tokio::sync::Mutex::new(Relays::new(inbox)));
     tokio::spawn(async move {
         loop {
-            let (session, endpoints, ssh, inbox) = (session.clone(), endpoints.clone(), ssh.clone(), inbox.clone());
-            let run = async move { run_data(session, endpoints, &mut *inbox.lock().await, ssh).await };
+            let (session, endpoints, ssh, relays) = (session.clone(), endpoints.clone(), ssh.clone(), relays.clone());
+            let run = async move { run_data(session, endpoints, &mut *relays.lock().await, ssh).await };
             let ended = tokio::spawn(run).await;
             tracing::error!(?ended, "the data connection's task ended");
             sleep(RESTART).await;

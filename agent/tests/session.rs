@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent::session::endpoint::Endpoints;
-use agent::session::{Session, run_control, run_data};
+use agent::session::{Relays, Session, run_control, run_data};
 use agent::ssh::Server;
 use agent::token::holder::Tokens;
 use agent::workload::Workload;
@@ -77,10 +77,11 @@ impl Agent {
         let ssh = Arc::new(Server::new(&spec.ssh_host_key, Arc::new(workload), None, None).unwrap());
         let endpoints = Endpoints::of(&spec).unwrap();
         let session = Arc::new(Session::new(Arc::new(spec), Tokens::new(directory.path(), SANDBOX), secrets));
-        let (orders, mut inbox) = mpsc::channel(16);
+        let (orders, inbox) = mpsc::channel(16);
+        let mut relays = Relays::new(inbox);
         tokio::spawn(run_control(session.clone(), endpoints.clone(), orders));
         let data = session.clone();
-        tokio::spawn(async move { run_data(data, endpoints, &mut inbox, ssh).await });
+        tokio::spawn(async move { run_data(data, endpoints, &mut relays, ssh).await });
         Self { directory, session }
     }
 

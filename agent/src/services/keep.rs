@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use proto::budget;
 use proto::service::{Readiness, ServiceState};
+use rustix::process::Signal;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
@@ -248,13 +249,13 @@ impl Services {
         if self.is_stopping() {
             return;
         }
-        let leader = slot.run.as_ref().map(|run| run.pid);
+        let family = slot.run.as_ref().map(Run::family);
         slot.ended(&unit.spec.ready, code, why);
         let (state, message) = (slot.state, slot.message.clone());
         drop(slot);
         // What it left behind would be in the way of the next run. A oneshot may leave something on purpose.
-        if let Some(leader) = leader.filter(|_| state != ServiceState::Done) {
-            crate::sys::processes::signal_session(leader, rustix::process::Signal::KILL);
+        if let Some(family) = family.filter(|_| state != ServiceState::Done) {
+            family.signal(Signal::KILL);
         }
         let name = &unit.spec.name;
         match state {

@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::notify::NotifySocket;
-use crate::sys::{clock, image_file, processes};
+use crate::sys::{clock, image_file};
 use crate::workload::Workload;
 use crate::workload::command::Command;
 use crate::workload::passwd::{self, PASSWD, User};
+use crate::workload::process::Family;
 use crate::workload::reaper::{Exit, exited};
 use crate::workload::restart::{Next, Restarts};
 use crate::workload::ring::{Ring, Stream};
@@ -25,7 +26,7 @@ const TAIL: usize = 16 * 1024;
 const LAST_LINES: usize = 5;
 const LAST_BYTES: usize = 1024;
 /// How long a killed program may take to be gone.
-const KILLED: Duration = Duration::from_secs(1);
+pub const KILLED: Duration = Duration::from_secs(1);
 /// What counts as its exit code where a program could not be started, as shells say it.
 pub(super) const EXIT_NOT_STARTED: i32 = 126;
 
@@ -64,6 +65,13 @@ pub(super) struct Run {
     pub(super) notify: Option<Arc<NotifySocket>>,
     /// Closes when all of its output was read.
     pub(super) output: watch::Receiver<()>,
+}
+
+impl Run {
+    /// The program and what it has started.
+    pub(super) fn family(&self) -> Family {
+        Family { leader: self.pid, exit: self.exit.clone() }
+    }
 }
 
 impl Unit {
@@ -158,14 +166,15 @@ impl Unit {
 
     /// Asks a run to end, with all of its session, and kills what has not after `within`.
     pub(super) async fn end(&self, run: &Run, within: Duration) {
-        processes::signal_session(run.pid, number(self.spec.stop_signal));
+        let family = run.family();
+        family.signal(number(self.spec.stop_signal));
         // One that is stopped would not notice.
-        processes::signal_session(run.pid, Signal::CONT);
+        family.signal(Signal::CONT);
         let Ok(workload) = &self.workload else { return };
         // All of it: a shell that started the server ends at once, and the server takes its time.
-        let ended = workload.reaper.until(|| !processes::session_alive(run.pid));
+        let ended = workload.reaper.until(|| !family.is_alive());
         if timeout(within, ended).await.is_err() {
-            processes::signal_session(run.pid, Signal::KILL);
+            family.signal(Signal::KILL);
             tracing::warn!(service = self.spec.name, ?within, "a service did not end in time and was killed");
         }
         let _ = timeout(KILLED, exited(&mut run.exit.clone())).await;

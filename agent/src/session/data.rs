@@ -28,20 +28,29 @@ pub(super) const RELAYS_MAX: usize = 64;
 const IDLE: Duration = Duration::from_secs(60);
 static LOST: RateLimit = RateLimit::new(Duration::from_secs(10));
 
+/// The relays of a boot, and the orders for them. They outlive a connection, and a panic of whoever keeps it.
+#[derive(Debug)]
+pub struct Relays {
+    orders: mpsc::Receiver<RelayOrder>,
+    open: HashMap<String, AbortHandle>,
+}
+
+impl Relays {
+    /// None yet.
+    pub fn new(orders: mpsc::Receiver<RelayOrder>) -> Self {
+        Self { orders, open: HashMap::new() }
+    }
+}
+
 /// Keeps the connection, and serves relay orders. Ends when nobody can give orders any more.
-pub async fn run(
-    session: Arc<Session>,
-    endpoints: Endpoints,
-    orders: &mut mpsc::Receiver<RelayOrder>,
-    ssh: Arc<Server>,
-) {
+pub async fn run(session: Arc<Session>, endpoints: Endpoints, relays: &mut Relays, ssh: Arc<Server>) {
     let client = watch::Sender::new(None);
     let subscriber = client.subscribe();
     let mut logs = JoinSet::new();
     logs.spawn(super::logs::run(session.clone(), subscriber.clone()));
     tokio::select! {
         () = keep_connected(&session, &endpoints, &client) => {}
-        () = serve_orders(orders, &session.demand, &subscriber, &ssh) => {}
+        () = serve_orders(relays, &session.demand, &subscriber, &ssh) => {}
     }
 }
 
@@ -120,12 +129,11 @@ async fn hold(
 }
 
 async fn serve_orders(
-    orders: &mut mpsc::Receiver<RelayOrder>,
+    Relays { orders, open }: &mut Relays,
     demand: &Demand,
     client: &watch::Receiver<Option<Client>>,
     ssh: &Arc<Server>,
 ) {
-    let mut open: HashMap<String, AbortHandle> = HashMap::new();
     while let Some(order) = orders.recv().await {
         open.retain(|_, relay| !relay.is_finished());
         match order {

@@ -15,7 +15,7 @@ use super::handler::Event;
 use super::stdin::{Flow, Sink};
 use crate::workload::Workload;
 use crate::workload::output::Output;
-use crate::workload::process::{Process, hang_up, resize};
+use crate::workload::process::{Family, Process, hang_up, resize};
 use crate::workload::reaper::exited;
 use crate::workload::ring::Stream;
 
@@ -82,7 +82,7 @@ async fn run(peer: Peer, process: Process, workload: &Workload) {
     };
     if !finished {
         drop(terminal);
-        hang_up(&workload.reaper, pid).await;
+        hang_up(&workload.reaper, &Family { leader: pid, exit }).await;
     }
 }
 

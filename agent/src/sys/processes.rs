@@ -5,24 +5,19 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Sends `signal` to every process of the session that `leader` leads. A process that ended meanwhile is no failure:
-/// the session's number is not given to others while one member lives.
-pub fn signal_session(leader: Pid, signal: Signal) {
-    for member in session_members(leader) {
-        let _ = kill_process(member, signal);
-    }
+/// The living processes of the session that `leader` leads. Its number is not given to others while one member lives; so
+/// where the leader was `reaped` and there is a process with its number, that is another one, and the session is over.
+pub fn session_members(leader: Pid, reaped: bool) -> Vec<Pid> {
+    members(processes(), leader.as_raw_nonzero().get(), reaped)
 }
 
-/// Whether any process of the session is alive.
-pub fn session_alive(leader: Pid) -> bool {
-    session_members(leader).next().is_some()
-}
-
-fn session_members(leader: Pid) -> impl Iterator<Item = Pid> {
-    let leader = leader.as_raw_nonzero().get();
+fn members(processes: impl Iterator<Item = (i32, Stat)>, leader: i32, reaped: bool) -> Vec<Pid> {
     // The leader itself may not have come to make its session yet.
-    let members = processes().filter(move |(pid, stat)| (stat.session == leader || *pid == leader) && !stat.is_dead());
-    members.filter_map(|(pid, _)| Pid::from_raw(pid))
+    let related: Vec<_> = processes.filter(|(pid, stat)| stat.session == leader || *pid == leader).collect();
+    if reaped && related.iter().any(|(pid, _)| *pid == leader) {
+        return vec![];
+    }
+    related.into_iter().filter(|(_, stat)| !stat.is_dead()).filter_map(|(pid, _)| Pid::from_raw(pid)).collect()
 }
 
 /// Whether any program but PID 1 is alive in this machine.
@@ -121,6 +116,20 @@ mod tests {
         assert_eq!(Stat::parse("7 (a) b) S 1 2 3 0"), Some(Stat { state: 'S', parent: 1, session: 3 }));
         assert_eq!(Stat::parse("7 (sh) Z 1 7 7 34816"), Some(Stat { state: 'Z', parent: 1, session: 7 }));
         assert_eq!(Stat::parse("7 sh"), None);
+    }
+
+    #[test]
+    fn a_number_that_was_given_anew_is_no_session() {
+        let stat = |state, session| Stat { state, parent: 1, session };
+        let leader_gone = [(71, stat('S', 70)), (72, stat('Z', 70)), (90, stat('S', 90))];
+        let pids = |processes: &[(i32, Stat)], reaped| -> Vec<i32> {
+            members(processes.iter().copied(), 70, reaped).iter().map(|pid| pid.as_raw_nonzero().get()).collect()
+        };
+        assert_eq!(pids(&leader_gone, true), [71]);
+        let leader_there = [(70, stat('S', 1)), (71, stat('S', 70))];
+        assert_eq!(pids(&leader_there, false), [70, 71]);
+        let given_anew = [(70, stat('S', 70)), (75, stat('S', 70))];
+        assert_eq!(pids(&given_anew, true), [0; 0]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
 
 /// See the module.
 #[derive(Debug)]
@@ -38,10 +39,15 @@ impl Binary {
     }
 
     /// Sealed, or not at all: a program finds this very file behind the `/proc/PID/exe` of its SFTP server, may open what
-    /// is in memory for writing, and PID 1 executes it next time with all its rights.
+    /// is in memory for writing, and PID 1 executes it next time with all its rights. Root, who owns it, may change its
+    /// mode, and nothing would start any more: that has a seal since Linux 6.3.
     fn copied(&self) -> io::Result<OwnedFd> {
         let mut copy = File::from(memfd_create("openshell-agent", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
         io::copy(&mut File::open(&self.origin)?, &mut copy)?;
+        match fcntl_add_seals(&copy, SealFlags::EXEC) {
+            Err(Errno::INVAL) => {}
+            sealed => sealed?,
+        }
         fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(copy.into())
     }
@@ -49,9 +55,12 @@ impl Binary {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
+    use std::fs::{OpenOptions, Permissions};
     use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::process::Command;
+
+    use rustix::fs::fcntl_get_seals;
 
     use super::*;
 
@@ -63,6 +72,10 @@ mod tests {
         let mut writer = OpenOptions::new().write(true).open(binary.path()).unwrap();
         let error = writer.write_all(b"#!").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::EPERM));
+        // Kernels before 6.3 have no seal for that.
+        if fcntl_get_seals(&writer).unwrap().contains(SealFlags::EXEC) {
+            assert!(writer.set_permissions(Permissions::from_mode(0o000)).is_err());
+        }
     }
 
     #[test]

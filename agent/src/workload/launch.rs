@@ -138,8 +138,9 @@ impl Launch {
             privileges::close_kernel_files().map_err(|error| failed("close the kernel's files", error))?;
         }
         privileges::empty_bounding_set().map_err(|error| failed("drop capabilities", error))?;
-        privileges::become_user(self.user).map_err(|error| failed("become the sandbox's user", error))?;
-        seccomp::confine()
+        // While this process has capabilities nobody can trace it; another program of the same user can from then on.
+        seccomp::confine()?;
+        privileges::become_user(self.user).map_err(|error| failed("become the sandbox's user", error))
     }
 
     /// The exit code and the reason why the program does not run.

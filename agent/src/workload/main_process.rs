@@ -28,12 +28,12 @@ use tokio::time::sleep;
 use super::Workload;
 use super::command::Command;
 use super::output::Output;
-use super::process::{Process, Terminal, resize};
+use super::process::{Family, Process, Terminal, resize};
 use super::reaper::{Exit, exited};
 use super::restart::{Next, Restarts};
 use super::ring::{Ring, Stream};
 use crate::logs::Writer;
-use crate::sys::{clock, processes};
+use crate::sys::clock;
 
 mod attachment;
 mod feeder;
@@ -139,7 +139,7 @@ impl MainProcess {
         let mut feeder = Feeder::new(lock(&self.inbox).take(), self.spec.tty);
         let mut restarts = Restarts::new(self.spec.restart);
         let finished = loop {
-            let (code, ran, leader) = self.run_once(&mut feeder).await;
+            let (code, ran, family) = self.run_once(&mut feeder).await;
             self.log.finish();
             self.runs.send_modify(|runs| runs.last_code = Some(code));
             let next = if *self.ending.borrow() { Next::Ended } else { restarts.ended(code, ran) };
@@ -148,7 +148,7 @@ impl MainProcess {
                 Next::CrashLoop { runs } => break Finished { code, crash_loop: runs },
                 Next::Restart(delay) => {
                     tracing::info!(code, ?delay, "main process ended; it is started again after a delay");
-                    if !self.rest(delay, leader).await {
+                    if !self.rest(delay, family).await {
                         break Finished { code, crash_loop: 0 };
                     }
                 }
@@ -159,16 +159,16 @@ impl MainProcess {
         finished
     }
 
-    /// One run, to its exit code; how long it ran, and who led its session.
-    async fn run_once(&self, feeder: &mut Feeder) -> (i32, Duration, Option<Pid>) {
+    /// One run, to its exit code; how long it ran, and what it may have left behind.
+    async fn run_once(&self, feeder: &mut Feeder) -> (i32, Duration, Option<Family>) {
         let secrets = self.workload.secrets.arrived(budget::SECRETS).await;
         match secrets.and_then(|()| self.start()) {
             Ok(process) => {
-                let (pid, began) = (process.pid, Instant::now());
-                let code = self.carry(process, feeder).await;
+                let family = Family { leader: process.pid, exit: process.exit.clone() };
+                let (code, ran) = self.carry(process, feeder).await;
                 lock(&self.terminal).open = None;
                 self.state.send_replace(State::Resting);
-                (code, began.elapsed(), Some(pid))
+                (code, ran, Some(family))
             }
             Err(message) => {
                 tracing::error!("{message}");
@@ -179,13 +179,13 @@ impl MainProcess {
     }
 
     /// The time between two runs. False where no other run is wanted any more.
-    async fn rest(&self, delay: Duration, leader: Option<Pid>) -> bool {
+    async fn rest(&self, delay: Duration, left: Option<Family>) -> bool {
         self.runs.send_modify(|runs| runs.next = Some(clock::wall() + delay));
         let cleared = async {
-            if let Some(leader) = leader.filter(|leader| processes::session_alive(*leader)) {
-                processes::signal_session(leader, Signal::TERM);
+            if let Some(left) = left.filter(Family::is_alive) {
+                left.signal(Signal::TERM);
                 sleep(LEFT_BEHIND).await;
-                processes::signal_session(leader, Signal::KILL);
+                left.signal(Signal::KILL);
             }
         };
         let mut ending = self.ending.subscribe();
@@ -207,19 +207,24 @@ impl MainProcess {
         Ok(process)
     }
 
-    async fn carry(&self, process: Process, feeder: &mut Feeder) -> i32 {
-        let Process { mut exit, stdin, stdout, stderr, .. } = process;
+    /// Its code, and how long it ran; both when all of its output was carried, which may take longer.
+    async fn carry(&self, process: Process, feeder: &mut Feeder) -> (i32, Duration) {
+        let began = Instant::now();
+        let Process { exit, stdin, stdout, stderr, .. } = process;
         let out = self.record(Stream::Out, Output::new(stdout, exit.clone()), exit.clone());
         let err = async {
             if let Some(stderr) = stderr {
                 self.record(Stream::Err, Output::new(stderr, exit.clone()), exit.clone()).await;
             }
         };
-        tokio::select! {
-            _ = async { tokio::join!(out, err) } => {}
-            () = feeder.feed(stdin) => {}
-        }
-        exited(&mut exit).await
+        let streams = async {
+            tokio::select! {
+                _ = async { tokio::join!(out, err) } => {}
+                () = feeder.feed(stdin) => {}
+            }
+        };
+        let ended = async { (exited(&mut exit.clone()).await, began.elapsed()) };
+        tokio::join!(streams, ended).1
     }
 
     async fn record(&self, stream: Stream, mut output: Output, mut exit: Exit) {

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::net::unix::pipe;
@@ -155,14 +155,41 @@ pub fn resize(terminal: &OwnedFd, (columns, rows): (u16, u16)) -> io::Result<()>
     Ok(tcsetwinsize(terminal, Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 })?)
 }
 
-/// Ends a program whose user has gone, with all of its session: HUP, TERM, KILL.
-pub async fn hang_up(reaper: &Reaper, leader: Pid) {
-    let ended = || reaper.until(|| !processes::session_alive(leader));
-    processes::signal_session(leader, Signal::HUP);
-    processes::signal_session(leader, Signal::CONT);
+/// A program with all that it has started and that has stayed in its session.
+#[derive(Debug, Clone)]
+pub struct Family {
+    /// The program itself, which leads it.
+    pub leader: Pid,
+    /// Its exit.
+    pub exit: Exit,
+}
+
+impl Family {
+    /// To each of them. One that has ended meanwhile is no failure.
+    pub fn signal(&self, signal: Signal) {
+        for member in self.members() {
+            let _ = kill_process(member, signal);
+        }
+    }
+
+    /// Whether any of them is alive.
+    pub fn is_alive(&self) -> bool {
+        !self.members().is_empty()
+    }
+
+    fn members(&self) -> Vec<Pid> {
+        processes::session_members(self.leader, self.exit.borrow().is_some())
+    }
+}
+
+/// Ends a program whose user has gone, with all of its family: HUP, TERM, KILL.
+pub async fn hang_up(reaper: &Reaper, family: &Family) {
+    let ended = || reaper.until(|| !family.is_alive());
+    family.signal(Signal::HUP);
+    family.signal(Signal::CONT);
     if timeout(HANGUP_GRACE, ended()).await.is_err() {
-        processes::signal_session(leader, Signal::TERM);
+        family.signal(Signal::TERM);
         let _ = timeout(TERM_GRACE, ended()).await;
-        processes::signal_session(leader, Signal::KILL);
+        family.signal(Signal::KILL);
     }
 }

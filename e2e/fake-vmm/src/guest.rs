@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent::session::endpoint::{Endpoint, Endpoints};
-use agent::session::{Session, run_control, run_data};
+use agent::session::{Relays, Session, run_control, run_data};
 use agent::ssh::Server;
 use agent::token::holder::Tokens;
 use agent::workload::Workload;
@@ -58,12 +58,13 @@ async fn live(vmm: VmmSpec) -> Result<(), String> {
     let tokens = Tokens::new(share, spec.sandbox_id);
     let session = Arc::new(Session::new(Arc::new(spec), tokens, workload.secrets.clone()));
 
-    let (orders, mut inbox) = mpsc::channel(ORDERS);
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    let mut relays = Relays::new(inbox);
     let control = tokio::spawn(run_control(session.clone(), endpoints.clone(), orders));
     let mut stop = session.stop.subscribe();
     tokio::select! {
         _ = stop.wait_for(Option::is_some) => Ok(()),
         ended = control => Err(format!("the control connection's task ended: {ended:?}")),
-        () = run_data(session.clone(), endpoints, &mut inbox, ssh) => Err("the data connection's task ended".to_owned()),
+        () = run_data(session.clone(), endpoints, &mut relays, ssh) => Err("the data connection's task ended".to_owned()),
     }
 }

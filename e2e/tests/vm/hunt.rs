@@ -1,10 +1,11 @@
 //! A hostile workload looks for anything that has the shape of a token, wherever a program of its uid can look; again
 //! as root of a user namespace of its own; and as the root that `exec -u root` is.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::api::collect;
-use e2e::programs::guest_probe;
+use e2e::api::{Api, collect};
+use e2e::programs::{guest_probe, program};
 use e2e::wait::until;
 use e2e::world::World;
 use libtest_mimic::Trial;
@@ -87,6 +88,7 @@ echo uid $(id -u)
 grep -E '^Cap(Inh|Prm|Eff|Bnd)' /proc/self/status
 cat /etc/openshell/auth/* && echo found: a file
 grep identity /proc/self/mountinfo && echo found: a mount
+/tmp/probe vsock
 mkdir -p /tmp/own && timeout 10 mount -t virtiofs identity /tmp/own && cat /tmp/own/* && echo found: by a mount
 cat /proc/1/environ /proc/1/root/etc/openshell/auth/* && echo found: by PID 1
 echo end
@@ -135,6 +137,33 @@ async fn helper() {
     assert!(said.contains("uid 0\n") && said.ends_with("end\n"), "{said}");
     assert_eq!(said.matches("\t0000000000000000\n").count(), 4, "it has capabilities: {said}");
     assert!(!said.contains("found") && !said.contains("eyJ"), "{said}");
+    the_agents_copy_stays(&world, &api).await;
     world.delete("prey").await;
     assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// Root owns the file in memory from which every program starts, and finds it behind its own SFTP server, which has it
+/// open as long as it runs.
+async fn the_agents_copy_stays(world: &World, api: &Api) {
+    let mut server = Command::new(program("openshell"))
+        .args(["vm", "exec", "-u", "0", "prey", "--", "/proc/self/exe", "sftp-server"])
+        .env_clear()
+        .envs(world.environment())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("start openshell");
+    let attack = r#"for exe in /proc/[0-9]*/exe; do
+        case "$(readlink $exe)" in *memfd*) chmod 0 $exe && echo changed || echo refused;; esac
+    done 2> /dev/null"#;
+    let tried = until("the SFTP server", Duration::from_secs(60), async || {
+        let tried = world.openshell(&["vm", "exec", "-u", "0", "prey", "--", "/bin/sh", "-c", attack]).await;
+        let tried = String::from_utf8_lossy(&tried.stdout).into_owned();
+        (!tried.is_empty()).then_some(tried)
+    })
+    .await;
+    assert!(tried.lines().all(|line| line == "refused"), "{tried}");
+    assert_eq!(api.sh("prey", "echo starts").await, "starts\n");
+    drop(server.stdin.take());
+    server.wait().expect("its end");
 }
