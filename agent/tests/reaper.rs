@@ -110,9 +110,12 @@ async fn an_idle_shell_ends_by_the_hangup(reaper: &Reaper) {
     command.args(["--ctty", "bash", "--norc", "-i"]).stdin(theirs()).stdout(theirs()).stderr(theirs());
     let (pid, exit) = reaper.spawn(&mut command).unwrap();
     drop(command);
-    // Its prompt: it is idle.
-    let mut prompt = [0; 64];
-    assert!(rustix::io::read(&terminal, &mut prompt).unwrap() > 0);
+    // Its prompt to the end: it is idle. What comes before says so too early: a HUP then would wait for a key.
+    let (mut prompt, mut piece) = (vec![], [0; 64]);
+    while !prompt.ends_with(b"# ") {
+        let length = rustix::io::read(&terminal, &mut piece).unwrap();
+        prompt.extend_from_slice(&piece[..length]);
+    }
     hang_up(reaper, &Family { leader: pid, exit: exit.clone() }).await;
     // By the hangup: it does not heed TERM, and KILL has another code.
     assert_eq!(exited(&mut exit.clone()).await, 128 + 1);
