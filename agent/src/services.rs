@@ -144,7 +144,7 @@ impl Services {
 
     /// The sessions of those that run.
     pub fn sessions(&self) -> Vec<Pid> {
-        self.units.iter().filter_map(|unit| Some(unit.run()?.pid)).collect()
+        self.units.iter().filter_map(|unit| Some(unit.run()?.family.leader)).collect()
     }
 
     fn is_stopping(&self) -> bool {

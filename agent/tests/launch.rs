@@ -38,6 +38,15 @@ fn a_program_is_not_started_where_the_token_can_be_seen() {
     assert!(error.contains("identity directory") || error.contains("Operation not permitted"), "{error}");
 }
 
+/// The kernel takes this number for "as it is", which is root.
+#[test]
+fn nobody_is_the_user_with_the_highest_number() {
+    let Some(output) = launched(u32::MAX, "", &["id", "-u"]) else { return };
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]), "{error}");
+    assert!(error.contains("did not come into force"), "{error}");
+}
+
 /// What a program gets that is launched as this user, in a namespace where the identity directory is a mount as in a
 /// guest. Nothing where this user may not make one.
 fn launched(uid: u32, cgroup: &str, program: &[&str]) -> Option<Output> {

@@ -20,4 +20,5 @@ mod secrets;
 pub mod serve;
 pub mod services;
 mod ssh_sessions;
+mod sync;
 mod tokens;

@@ -169,9 +169,10 @@ impl Services {
         }
         let process = Process::start(workload, &unit.command(), &environment, None)?;
         let (open, output) = watch::channel(());
-        let begun = Begun { exit: process.exit.clone(), out: process.stdout, err: process.stderr, open };
-        slot.run = Some(Run { pid: process.pid, exit: process.exit, began: Instant::now(), notify, output });
-        tracing::info!(service = unit.spec.name, pid = process.pid.as_raw_nonzero(), "service started");
+        let begun = Begun { exit: process.family.exit.clone(), out: process.stdout, err: process.stderr, open };
+        let pid = process.family.leader.as_raw_nonzero();
+        slot.run = Some(Run { family: process.family, began: Instant::now(), notify, output });
+        tracing::info!(service = unit.spec.name, %pid, "service started");
         if unit.spec.ready == Readiness::Started {
             slot.ready = true;
             slot.enter(ServiceState::Ready, "");
@@ -192,7 +193,7 @@ impl Services {
     /// From a running program to its end, or to the end of the time that it has to become ready.
     async fn watch(self: &Arc<Self>, index: usize, run: Run) {
         let unit = &self.units[index];
-        let mut exit = run.exit.clone();
+        let mut exit = run.family.exit.clone();
         let deadline = run.began + unit.spec.start_timeout;
         let mut probe = pin!(probe::succeeds(self.clone(), index));
         loop {
@@ -249,7 +250,7 @@ impl Services {
         if self.is_stopping() {
             return;
         }
-        let family = slot.run.as_ref().map(Run::family);
+        let family = slot.run.as_ref().map(|run| run.family.clone());
         slot.ended(&unit.spec.ready, code, why);
         let (state, message) = (slot.state, slot.message.clone());
         drop(slot);

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::Services;
 use crate::workload::command::Command;
 use crate::workload::output::Output;
-use crate::workload::process::Process;
+use crate::workload::process::{Family, Process};
 use crate::workload::reaper::{Exit, Reaper, exited};
 
 /// Between two questions.
@@ -39,7 +39,7 @@ pub(super) async fn succeeds(services: Arc<Services>, index: usize) {
     let command = Command { argv: argv.clone(), arg0: None, workdir: unit.spec.workdir.clone() };
     loop {
         if let Ok(process) = Process::start(workload, &command, &unit.environment(None), None) {
-            let _asked = Asked { reaper: &workload.reaper, pid: process.pid };
+            let _asked = Asked { reaper: &workload.reaper, pid: process.family.leader };
             if timeout(ANSWER, answer(process)).await == Ok(0) {
                 return;
             }
@@ -50,7 +50,7 @@ pub(super) async fn succeeds(services: Arc<Services>, index: usize) {
 
 /// What it writes says nothing to anybody: it fails as a matter of course.
 async fn answer(process: Process) -> i32 {
-    let Process { mut exit, stdout, stderr, .. } = process;
+    let Process { family: Family { mut exit, .. }, stdout, stderr, .. } = process;
     let drain = |from, exit: &Exit| {
         let mut output = Output::new(from, exit.clone());
         async move { while output.next().await.is_some() {} }

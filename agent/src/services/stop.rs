@@ -43,7 +43,7 @@ impl Services {
         let Some(run) = unit.run() else { return };
         let left = deadline.saturating_duration_since(Instant::now());
         unit.end(&run, left.min(unit.spec.stop_timeout)).await;
-        let code = *run.exit.borrow();
+        let code = *run.family.exit.borrow();
         let mut slot = unit.slot();
         slot.run = None;
         slot.ready = false;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal as Number;
 use proto::service::{Readiness, Service, ServiceState, ServiceStatus, StopSignal};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -16,7 +16,7 @@ use crate::workload::Workload;
 use crate::workload::command::Command;
 use crate::workload::passwd::{self, PASSWD, User};
 use crate::workload::process::Family;
-use crate::workload::reaper::{Exit, exited};
+use crate::workload::reaper::exited;
 use crate::workload::restart::{Next, Restarts};
 use crate::workload::ring::{Ring, Stream};
 
@@ -59,19 +59,11 @@ pub(super) struct Slot {
 /// A program that runs.
 #[derive(Clone)]
 pub(super) struct Run {
-    pub(super) pid: Pid,
-    pub(super) exit: Exit,
+    pub(super) family: Family,
     pub(super) began: Instant,
     pub(super) notify: Option<Arc<NotifySocket>>,
     /// Closes when all of its output was read.
     pub(super) output: watch::Receiver<()>,
-}
-
-impl Run {
-    /// The program and what it has started.
-    pub(super) fn family(&self) -> Family {
-        Family { leader: self.pid, exit: self.exit.clone() }
-    }
 }
 
 impl Unit {
@@ -126,7 +118,7 @@ impl Unit {
             name: self.spec.name.clone(),
             state: slot.state,
             ready: slot.ready,
-            pid: slot.run.as_ref().map(|run| run.pid.as_raw_nonzero().get()),
+            pid: slot.run.as_ref().map(|run| run.family.leader.as_raw_nonzero().get()),
             restarts: slot.restarts,
             since_ms: u64::try_from(slot.since.as_millis()).unwrap_or(u64::MAX),
             last_exit: slot.last_exit,
@@ -166,7 +158,7 @@ impl Unit {
 
     /// Asks a run to end, with all of its session, and kills what has not after `within`.
     pub(super) async fn end(&self, run: &Run, within: Duration) {
-        let family = run.family();
+        let family = &run.family;
         family.signal(number(self.spec.stop_signal));
         // One that is stopped would not notice.
         family.signal(Signal::CONT);
@@ -177,7 +169,7 @@ impl Unit {
             family.signal(Signal::KILL);
             tracing::warn!(service = self.spec.name, ?within, "a service did not end in time and was killed");
         }
-        let _ = timeout(KILLED, exited(&mut run.exit.clone())).await;
+        let _ = timeout(KILLED, exited(&mut family.exit.clone())).await;
     }
 }
 

@@ -15,7 +15,7 @@ use super::handler::Event;
 use super::stdin::{Flow, Sink};
 use crate::workload::Workload;
 use crate::workload::output::Output;
-use crate::workload::process::{Family, Process, hang_up, resize};
+use crate::workload::process::{Process, hang_up, resize};
 use crate::workload::reaper::exited;
 use crate::workload::ring::Stream;
 
@@ -49,7 +49,8 @@ pub(super) async fn exec(mut peer: Peer, started: Result<Process, String>, workl
 
 async fn run(peer: Peer, process: Process, workload: &Workload) {
     let Peer { writer, handle, input, mut events } = peer;
-    let Process { pid, exit, stdin, stdout, stderr, terminal } = process;
+    let Process { family, stdin, stdout, stderr, terminal } = process;
+    let exit = &family.exit;
     let out = carry(&writer, Stream::Out, Some(Output::new(stdout, exit.clone())));
     let err = carry(&writer, Stream::Err, stderr.map(|stderr| Output::new(stderr, exit.clone())));
     let mut code = exit.clone();
@@ -74,7 +75,7 @@ async fn run(peer: Peer, process: Process, workload: &Workload) {
                 Some(Event::Signal(signal)) => match terminal.as_ref().and_then(|fd| tcgetpgrp(fd).ok()) {
                     // What a user on a terminal means is what is in its foreground.
                     Some(foreground) => drop(kill_process_group(foreground, signal)),
-                    None => workload.reaper.signal_group(pid, signal),
+                    None => workload.reaper.signal_group(family.leader, signal),
                 },
                 None => break false,
             },
@@ -82,7 +83,7 @@ async fn run(peer: Peer, process: Process, workload: &Workload) {
     };
     if !finished {
         drop(terminal);
-        hang_up(&workload.reaper, &Family { leader: pid, exit }).await;
+        hang_up(&workload.reaper, &family).await;
     }
 }
 

@@ -164,7 +164,7 @@ impl MainProcess {
         let secrets = self.workload.secrets.arrived(budget::SECRETS).await;
         match secrets.and_then(|()| self.start()) {
             Ok(process) => {
-                let family = Family { leader: process.pid, exit: process.exit.clone() };
+                let family = process.family.clone();
                 let (code, ran) = self.carry(process, feeder).await;
                 lock(&self.terminal).open = None;
                 self.state.send_replace(State::Resting);
@@ -201,16 +201,16 @@ impl MainProcess {
         let mut process = Process::start(&self.workload, &Command::main(&self.spec), &[], terminal.as_ref())?;
         setup.open = process.terminal.take();
         drop(setup);
-        self.state.send_replace(State::Running(process.pid));
+        self.state.send_replace(State::Running(process.family.leader));
         self.runs.send_modify(|runs| runs.begin(clock::wall()));
-        tracing::info!(pid = process.pid.as_raw_nonzero(), tty = self.spec.tty, "main process started");
+        tracing::info!(pid = process.family.leader.as_raw_nonzero(), tty = self.spec.tty, "main process started");
         Ok(process)
     }
 
     /// Its code, and how long it ran; both when all of its output was carried, which may take longer.
     async fn carry(&self, process: Process, feeder: &mut Feeder) -> (i32, Duration) {
         let began = Instant::now();
-        let Process { exit, stdin, stdout, stderr, .. } = process;
+        let Process { family: Family { exit, .. }, stdin, stdout, stderr, .. } = process;
         let out = self.record(Stream::Out, Output::new(stdout, exit.clone()), exit.clone());
         let err = async {
             if let Some(stderr) = stderr {

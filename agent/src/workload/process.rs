@@ -36,10 +36,8 @@ pub struct Terminal {
 /// A program that runs.
 #[derive(Debug)]
 pub struct Process {
-    /// Leader of a session and of a group of its own.
-    pub pid: Pid,
-    /// Its exit code, once there is one.
-    pub exit: Exit,
+    /// It leads a session and a group of its own.
+    pub family: Family,
     /// Where its input goes.
     pub stdin: pipe::Sender,
     /// Its output; all of it where it has a terminal.
@@ -48,6 +46,33 @@ pub struct Process {
     pub stderr: Option<pipe::Receiver>,
     /// Its terminal, to tell it of a new size.
     pub terminal: Option<OwnedFd>,
+}
+
+/// A program with all that it has started and that has stayed in its session.
+#[derive(Debug, Clone)]
+pub struct Family {
+    /// The program itself, which leads it.
+    pub leader: Pid,
+    /// Its exit code, once there is one.
+    pub exit: Exit,
+}
+
+impl Family {
+    /// To each of them. One that has ended meanwhile is no failure.
+    pub fn signal(&self, signal: Signal) {
+        for member in self.members() {
+            let _ = kill_process(member, signal);
+        }
+    }
+
+    /// Whether any of them is alive.
+    pub fn is_alive(&self) -> bool {
+        !self.members().is_empty()
+    }
+
+    fn members(&self) -> Vec<Pid> {
+        processes::session_members(self.leader, self.exit.borrow().is_some())
+    }
 }
 
 /// The ends of the streams that a program gets.
@@ -89,7 +114,7 @@ impl Process {
         launch.stdin(theirs.stdin).stdout(theirs.stdout).stderr(theirs.stderr);
         let (pid, exit) = workload.reaper.spawn(&mut launch).map_err(failed)?;
         let Ours { stdin, stdout, stderr, terminal } = ours;
-        Ok(Self { pid, exit, stdin, stdout, stderr, terminal })
+        Ok(Self { family: Family { leader: pid, exit }, stdin, stdout, stderr, terminal })
     }
 }
 
@@ -153,33 +178,6 @@ fn terminal_streams(terminal: &Terminal, uid: u32) -> io::Result<(Theirs, Ours)>
 /// Tells a terminal its size.
 pub fn resize(terminal: &OwnedFd, (columns, rows): (u16, u16)) -> io::Result<()> {
     Ok(tcsetwinsize(terminal, Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 })?)
-}
-
-/// A program with all that it has started and that has stayed in its session.
-#[derive(Debug, Clone)]
-pub struct Family {
-    /// The program itself, which leads it.
-    pub leader: Pid,
-    /// Its exit.
-    pub exit: Exit,
-}
-
-impl Family {
-    /// To each of them. One that has ended meanwhile is no failure.
-    pub fn signal(&self, signal: Signal) {
-        for member in self.members() {
-            let _ = kill_process(member, signal);
-        }
-    }
-
-    /// Whether any of them is alive.
-    pub fn is_alive(&self) -> bool {
-        !self.members().is_empty()
-    }
-
-    fn members(&self) -> Vec<Pid> {
-        processes::session_members(self.leader, self.exit.borrow().is_some())
-    }
 }
 
 /// Ends a program whose user has gone, with all of its family: HUP, TERM, KILL.

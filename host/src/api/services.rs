@@ -21,22 +21,16 @@ use super::caller::{way, who};
 use super::exec::{ExecEvents, beside};
 use super::forward::ForwardFrames;
 use super::lifecycle::Events;
-use super::reply::{since_epoch_ms, timestamp};
 use crate::identity::host_key::HostKeys;
 use crate::identity::principal::Principal;
 use crate::rotation::clock::Clock;
 use crate::rotation::receipts::Receipts;
 use crate::rotation::rotor::Rotation;
-use crate::sandbox::decide::Event;
-use crate::sandbox::phase::Phase;
-use crate::sandbox::record::MainRuns;
 use crate::sandbox::registry::Registry;
-use crate::sandbox::task::{AskError, Handle};
-use crate::sandbox::view::wall_ms;
 use crate::secrets::Secrets;
 use crate::session::agent::AgentVersion;
 use crate::session::ssh_tokens::SshTokens;
-use crate::session::supervisor::{Supervisors, refused};
+use crate::session::supervisor::Supervisors;
 use crate::session::throttle::Throttle;
 
 /// The public service, by name.
@@ -113,53 +107,6 @@ impl Api {
             roles: vec!["admin".into()],
             identity_provider: way(request).into(),
         })
-    }
-
-    async fn report_exit(&self, handle: &Handle, report: ReportMainProcessExitRequest) -> Result<(), Status> {
-        self.own(handle, "ReportMainProcessExit", &report.sandbox_id)?;
-        // What the agent knows of its runs comes by Sync, always before this.
-        let event = match handle.view().record.main.crash_loop {
-            0 => Event::MainExited(report.exit_code),
-            _ => Event::MainGaveUp(report.exit_code),
-        };
-        match handle.told(&report.instance_id, event).await {
-            Ok(_) | Err(AskError::AlreadySo) => Ok(()),
-            Err(error) => Err(refused(handle, "report the exit of", error)),
-        }
-    }
-
-    async fn sync_reply(&self, handle: &Handle, request: &SyncRequest) -> SyncReply {
-        if let Some(session) = self.supervisors.sessions.of(handle.id) {
-            session.holds_secrets(request.provider_env_revision);
-            session.notes_services(&request.services_note);
-            if let Some(runs) = &request.main_process {
-                handle.main_runs(&session.instance_id, main_runs(runs)).await;
-            }
-        }
-        let view = handle.view();
-        let stopping = view.phase() == Phase::Stopping;
-        let stop = stopping.then(|| StopOrder {
-            grace: prost_types::Duration::try_from(proto::budget::STOP_GUEST).ok(),
-            reason: "stopped by its user".into(),
-        });
-        let published_generation = self.rotation.published(handle.id).map(|p| p.generation).unwrap_or_default();
-        SyncReply {
-            wall_time: Some(timestamp(wall_ms(&*self.clock))),
-            published_generation,
-            stop,
-            provider_env_revision: self.secrets.revision(&view.record.spec.providers),
-            log_sequence: self.supervisors.logs.sequence(handle.id, &view.record.instance_id),
-        }
-    }
-}
-
-fn main_runs(told: &MainProcessRuns) -> MainRuns {
-    MainRuns {
-        restarts: told.restarts,
-        started_ms: told.started_time.as_ref().and_then(since_epoch_ms),
-        next_ms: told.next_start_time.as_ref().and_then(since_epoch_ms),
-        last_code: told.last_exit_code,
-        crash_loop: told.crash_loop,
     }
 }
 
