@@ -89,14 +89,14 @@ pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
     let runs = main.as_ref().map(|main| main.runs());
     let session = Session::new(spec.clone(), tokens, workload.secrets.clone());
     let session = Arc::new(Session { main_runs: runs, logs: logs.clone(), ..session });
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    start_reaper(reaper);
+    // Before all that a session does not need: the gateway looks at the hello while the rest is made.
+    start_control(session.clone(), endpoints.clone(), orders)?;
     let services =
         Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), services_log(&spec.services, &logs));
     let debug = debug_calls(session.clone(), endpoints.clone(), services.clone());
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, executed, main.clone(), Some(debug))?);
-
-    let (orders, inbox) = mpsc::channel(ORDERS);
-    start_reaper(reaper);
-    start_control(session.clone(), endpoints.clone(), orders)?;
     start_data(session.clone(), endpoints, inbox, ssh);
     services.start();
     tell_of_services(session.clone(), services.clone());

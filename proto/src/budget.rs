@@ -40,7 +40,9 @@ pub const FLOOD_PAUSE: Duration = Duration::from_secs(1);
 pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
 /// HTTP/2 stream window on per-VM sockets. A relay whose reader has stopped holds this much of the connection's
 /// window: several may, before the others and the Sync of that connection have to wait.
-pub const VM_STREAM_WINDOW: u32 = 32 * 1024;
+pub const VM_STREAM_WINDOW: u32 = 40 * 1024;
+/// The longest HTTP/2 frame that the gateway takes: a chunk of a relay is one.
+pub const FRAME_MAX: u32 = 64 * 1024;
 /// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
 pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 stream window between a user and the gateway, both ways.
@@ -162,6 +164,8 @@ const _: () = assert!(rotate_until(TTL_MIN).as_millis() + audit_interval(TTL_MIN
 const _: () = assert!(VM_CONNECTION_WINDOW < VMM_SOCKET_BUFFER);
 // Stopped readers do not stop the others at once.
 const _: () = assert!(3 * VM_STREAM_WINDOW < VM_CONNECTION_WINDOW);
+// A chunk of a relay passes without a round trip in its middle, as one frame.
+const _: () = assert!(RELAY_CHUNK + 1024 < VM_STREAM_WINDOW as usize && RELAY_CHUNK + 1024 < FRAME_MAX as usize);
 // A paused stream full of the shortest exec events (a gRPC header, and a byte of output in three messages).
 const _: () = assert!(USER_STREAM_WINDOW / 10 * 256 < USER_CONNECTION_WINDOW / 2);
 // The host waits longer than the guest needs.

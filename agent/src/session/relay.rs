@@ -23,6 +23,11 @@ use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND, connect};
 /// Frames that wait for the connection's window; beyond them the source waits.
 const FRAMES: usize = 2;
 
+/// What is read from a target at least; at most it is [`budget::RELAY_CHUNK`].
+const CHUNK_MIN: usize = 4096;
+const _: () =
+    assert!(budget::RELAY_CHUNK.is_multiple_of(CHUNK_MIN) && (budget::RELAY_CHUNK / CHUNK_MIN).is_power_of_two());
+
 const GATEWAY_ENDED: &str = "the gateway ended the relay";
 
 /// What a stream leads to in this guest.
@@ -130,17 +135,20 @@ async fn pump_in(mut frames: Streaming<RelayFrame>, mut to: impl AsyncWrite + Un
 
 async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFrame>) -> Result<(), String> {
     let mut buffer = BytesMut::new();
+    let mut room = CHUNK_MIN;
     loop {
-        buffer.reserve(4096);
-        let mut chunk = (&mut from).take(budget::RELAY_CHUNK as u64);
+        buffer.reserve(room);
+        let mut chunk = (&mut from).take(room as u64);
         let read = tokio::select! {
             read = chunk.read_buf(&mut buffer) => read,
             // A target that says nothing must not keep a relay whose gateway has gone.
             () = frames.closed() => return Err(GATEWAY_ENDED.to_owned()),
         };
-        if read.map_err(|error| format!("the relay's target broke: {error}"))? == 0 {
+        let read = read.map_err(|error| format!("the relay's target broke: {error}"))?;
+        if read == 0 {
             return Ok(());
         }
+        room = next_room(room, read);
         let data: Bytes = buffer.split().freeze();
         if frames.send(data_frame(data)).await.is_err() {
             return Err(GATEWAY_ENDED.to_owned());
@@ -148,9 +156,36 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
     }
 }
 
+/// Twice as much after a read that filled its room, half as much after one that would have fitted into a quarter: a
+/// prompt costs a page, and a stream few frames.
+const fn next_room(room: usize, read: usize) -> usize {
+    if read >= room && room < budget::RELAY_CHUNK {
+        room * 2
+    } else if read <= room / 4 && room > CHUNK_MIN {
+        room / 2
+    } else {
+        room
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_follows_what_is_read() {
+        let most = budget::RELAY_CHUNK;
+        for (room, read, next) in [
+            (CHUNK_MIN, CHUNK_MIN, 2 * CHUNK_MIN),
+            (most / 2, most / 2, most),
+            (most, most, most),
+            (most, most / 4 + 1, most),
+            (most, most / 4, most / 2),
+            (CHUNK_MIN, 1, CHUNK_MIN),
+        ] {
+            assert_eq!(next_room(room, read), next, "{read} of {room}");
+        }
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_silent_target_does_not_outlive_the_gateway() {

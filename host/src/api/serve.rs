@@ -69,6 +69,6 @@ pub async fn sandbox(
 
 fn builder() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX);
+    builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX).max_frame_size(budget::FRAME_MAX);
     builder
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! bench            rows that need microVMs: in the lab where KVM is not usable
-//! bench native     all others, on the machine itself; adds its rows to those that are written already
+//! bench native     all others, on the machine itself
 //! ```
 
 #![forbid(unsafe_code)]
@@ -48,6 +48,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
+    /// Some of the rows that need microVMs
+    Vm {
+        /// Measure these alone; may be repeated
+        #[arg(long, value_name = "PART", required = true)]
+        only: Vec<VmPart>,
+    },
     /// The rows that need no microVM
     Native {
         /// For how long tokens are forged
@@ -60,8 +66,18 @@ enum Part {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VmPart {
+    Boot,
+    Exec,
+    Relay,
+    Receipt,
+    Wakeups,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NativePart {
     Identity,
+    Relay,
     Footprint,
     Flood,
 }
@@ -69,7 +85,11 @@ enum NativePart {
 #[tokio::main]
 async fn main() -> ExitCode {
     let measured = match Arguments::parse().part {
-        None => Ok(microvms().await),
+        None => Ok(microvms(&[], Report::with(vec![])).await),
+        Some(Part::Vm { only }) => match report::written() {
+            Ok(rows) => Ok(microvms(&only, Report::with(rows)).await),
+            Err(error) => Err(error),
+        },
         Some(Part::Native { flood, only }) => native(Duration::from_secs(flood), &only).await,
     };
     match measured.and_then(Report::close) {
@@ -81,15 +101,25 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn microvms() -> Report {
-    let mut report = Report::with(vec![]);
+async fn microvms(only: &[VmPart], mut report: Report) -> Report {
+    let wanted = |part| only.is_empty() || only.contains(&part);
     let world = world_of(budget::TTL_MIN).await;
-    boot::measure(&world, &mut report).await;
-    exec::measure(&world, &mut report).await;
-    relay::measure(&world, &mut report).await;
-    let resident_kib = receipt::measure(&world, &mut report).await;
-    size::measure(resident_kib, &mut report);
-    wakeups::measure(&mut report).await;
+    if wanted(VmPart::Boot) {
+        boot::measure(&world, &mut report).await;
+    }
+    if wanted(VmPart::Exec) {
+        exec::measure(&world, &mut report).await;
+    }
+    if wanted(VmPart::Relay) {
+        relay::measure(&world, &mut report).await;
+    }
+    if wanted(VmPart::Receipt) {
+        let resident_kib = receipt::measure(&world, &mut report).await;
+        size::measure(resident_kib, &mut report);
+    }
+    if wanted(VmPart::Wakeups) {
+        wakeups::measure(&mut report).await;
+    }
     report
 }
 
@@ -113,6 +143,9 @@ async fn native(flood: Duration, only: &[NativePart]) -> Result<Report, String> 
     let mut report = Report::with(report::written()?);
     if wanted(NativePart::Identity) {
         identity::measure(&mut report).await?;
+    }
+    if wanted(NativePart::Relay) {
+        relay::measure_native(&mut report).await;
     }
     if wanted(NativePart::Footprint) {
         footprint::measure(&mut report).await;

@@ -4,22 +4,24 @@ use std::time::{Duration, Instant};
 
 use e2e::api::Api;
 use e2e::world::World;
+use proto::budget;
 use proto::openshell::v1::tcp_forward_frame::Payload;
 use proto::openshell::v1::tcp_forward_init::Target;
 use proto::openshell::v1::{TcpForwardFrame, TcpForwardInit, TcpRelayTarget};
-use tokio::io::AsyncReadExt as _;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::bare::Bare;
-use crate::probe;
 use crate::report::{Bar, Ratio, Report};
+use crate::{fakes, probe};
 
 /// What the probe pours.
 const BYTES: usize = 64 << 20;
 const PAIRS: usize = 3;
+const NATIVE_PAIRS: usize = 9;
 /// For one of them. Where a round trip takes tens of milliseconds, a stream's window makes a megabyte take a second.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -31,9 +33,8 @@ pub(crate) async fn measure(world: &World, report: &mut Report) {
     let (port, _server) = probe::pouring(&api, "relay").await;
     let mut pairs = vec![];
     for pair in 1..=PAIRS {
-        let (ours, theirs) = (forwarded(&api, port).await, bare_port(&bare).await);
+        let (ours, theirs) = (forwarded(&api, "relay", port).await, bare_port(&bare).await);
         report.say(&format!("relay: pair {pair}: {} ms next to {} ms", ours.as_millis(), theirs.as_millis()));
-        let rate = |took: Duration| BYTES as f64 / f64::from(1 << 20) / took.as_secs_f64();
         pairs.push((rate(ours), rate(theirs)));
     }
     world.delete("relay").await;
@@ -45,6 +46,63 @@ pub(crate) async fn measure(world: &World, report: &mut Report) {
         pairs,
         bar: Some(Bar::AtLeast(0.7)),
     });
+}
+
+fn rate(took: Duration) -> f64 {
+    BYTES as f64 / f64::from(1 << 20) / took.as_secs_f64()
+}
+
+/// What the programs on the way cost, without a virtual machine: the guest is a process.
+pub(crate) async fn measure_native(report: &mut Report) {
+    let world = fakes::world(budget::TTL_DEFAULT).await;
+    fakes::connected(&world, 0..1).await;
+    let api = world.api().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(pour(stream));
+        }
+    });
+    let mut pairs = vec![];
+    for _ in 0..NATIVE_PAIRS {
+        pairs.push((rate(forwarded(&api, "fake-0", port).await), rate(bare_socket().await)));
+    }
+    report.add(Ratio {
+        name: "relay_native".into(),
+        of: "64 MiB from a port by agent, gateway and ForwardTcp, all of them processes".into(),
+        against: "the same by one unix socket".into(),
+        unit: "MiB/s".into(),
+        pairs,
+        bar: None,
+    });
+}
+
+async fn pour(mut into: impl AsyncWrite + Unpin) {
+    let piece = vec![0x5a; 64 << 10];
+    for _ in 0..BYTES / piece.len() {
+        // Whoever counts misses what is not written.
+        if into.write_all(&piece).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn bare_socket() -> Duration {
+    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    tokio::spawn(pour(theirs));
+    drained(ours).await
+}
+
+/// Until the other side has ended.
+async fn drained(mut stream: UnixStream) -> Duration {
+    let (mut meter, mut buffer) = (Meter::default(), vec![0; 64 << 10]);
+    loop {
+        match stream.read(&mut buffer).await.expect("read") {
+            0 => return meter.took(),
+            read => meter.count(read),
+        }
+    }
 }
 
 /// From the first byte to the last.
@@ -66,9 +124,9 @@ impl Meter {
     }
 }
 
-async fn forwarded(api: &Api, port: u16) -> Duration {
+async fn forwarded(api: &Api, sandbox: &str, port: u16) -> Duration {
     let target = Target::Tcp(TcpRelayTarget { host: "127.0.0.1".into(), port: port.into() });
-    let init = TcpForwardInit { sandbox: "relay".into(), target: Some(target), ..Default::default() };
+    let init = TcpForwardInit { sandbox: sandbox.into(), target: Some(target), ..Default::default() };
     let (frames, requests) = mpsc::channel(1);
     frames.send(TcpForwardFrame { payload: Some(Payload::Init(init)) }).await.expect("send");
     let mut replies =
@@ -90,14 +148,8 @@ async fn bare_port(bare: &Bare) -> Duration {
     let listener = UnixListener::bind(bare.socket()).expect("listen at the bare VM's socket");
     let mut vm = bare.start();
     let all = async {
-        let (mut stream, _) = listener.accept().await.expect("a connection of the bare VM");
-        let (mut meter, mut buffer) = (Meter::default(), vec![0; 64 << 10]);
-        loop {
-            match stream.read(&mut buffer).await.expect("read") {
-                0 => return meter.took(),
-                read => meter.count(read),
-            }
-        }
+        let (stream, _) = listener.accept().await.expect("a connection of the bare VM");
+        drained(stream).await
     };
     let took = timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for the bare VM's bytes"));
     vm.kill().expect("end the bare VM");
