@@ -89,14 +89,16 @@ pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
     let runs = main.as_ref().map(|main| main.runs());
     let session = Session::new(spec.clone(), tokens, workload.secrets.clone());
     let session = Arc::new(Session { main_runs: runs, logs: logs.clone(), ..session });
-    let (orders, inbox) = mpsc::channel(ORDERS);
-    start_reaper(reaper);
-    // Before all that a session does not need: the gateway looks at the hello while the rest is made.
-    start_control(session.clone(), endpoints.clone(), orders)?;
     let services =
         Services::new(spec.services.clone(), &workload, RUN_DIRECTORY.into(), services_log(&spec.services, &logs));
+    // Before there is a session: its first Sync tells of services that are not ready.
+    session.told.send_modify(|told| told.note = services.note());
     let debug = debug_calls(session.clone(), endpoints.clone(), services.clone());
     let ssh = Arc::new(Server::new(&spec.ssh_host_key, executed, main.clone(), Some(debug))?);
+
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    start_reaper(reaper);
+    start_control(session.clone(), endpoints.clone(), orders)?;
     start_data(session.clone(), endpoints, inbox, ssh);
     services.start();
     tell_of_services(session.clone(), services.clone());
@@ -113,7 +115,11 @@ pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
         End::Main(finished) => {
             tracing::info!(code = finished.code, crash_loop = finished.crash_loop, "main process ended");
             if let Some(main) = main {
-                let _ = timeout(DETACH, main.detached()).await;
+                tokio::select! {
+                    _ = timeout(DETACH, main.detached()) => {}
+                    // Whoever wants the machine stopped waits for no reader.
+                    _ = stop_order(session.clone()) => {}
+                }
             }
             report(&session, finished.code).await;
             services.stop(SERVICES).await;

@@ -39,10 +39,8 @@ pub const FLOOD_PAUSE: Duration = Duration::from_secs(1);
 /// whole VM.
 pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
 /// HTTP/2 stream window on per-VM sockets. A relay whose reader has stopped holds this much of the connection's
-/// window: several may, before the others and the Sync of that connection have to wait.
-pub const VM_STREAM_WINDOW: u32 = 40 * 1024;
-/// The longest HTTP/2 frame that the gateway takes: a chunk of a relay is one.
-pub const FRAME_MAX: u32 = 64 * 1024;
+/// window: three may, and the others and the Sync of that connection go on; a fourth holds them up.
+pub const VM_STREAM_WINDOW: u32 = 32 * 1024;
 /// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
 pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 stream window between a user and the gateway, both ways.
@@ -53,8 +51,8 @@ pub const USER_STREAM_WINDOW: u32 = 64 * 1024;
 pub const USER_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// The default size of a unix socket's send buffer (`net.core.wmem_default`), which libkrun leaves alone.
 pub const VMM_SOCKET_BUFFER: u32 = 208 * 1024;
-/// The largest chunk of bytes in one relay frame.
-pub const RELAY_CHUNK: usize = 32 * 1024;
+/// The largest chunk of bytes in one relay frame: with what gRPC adds to it, it fits into the window of a stream.
+pub const RELAY_CHUNK: usize = 28 * 1024;
 
 /// How long the agent waits for the answer to a hello; a vsock connect succeeds even where nobody listens.
 pub const HELLO: Duration = Duration::from_secs(5);
@@ -162,10 +160,9 @@ const _: () = assert!(
 const _: () = assert!(rotate_until(TTL_MIN).as_millis() + audit_interval(TTL_MIN).as_millis() < TTL_MIN.as_millis());
 // Necessary, not sufficient: the agent paces small packets, too.
 const _: () = assert!(VM_CONNECTION_WINDOW < VMM_SOCKET_BUFFER);
-// Stopped readers do not stop the others at once.
-const _: () = assert!(3 * VM_STREAM_WINDOW < VM_CONNECTION_WINDOW);
-// A chunk of a relay passes without a round trip in its middle, as one frame.
-const _: () = assert!(RELAY_CHUNK + 1024 < VM_STREAM_WINDOW as usize && RELAY_CHUNK + 1024 < FRAME_MAX as usize);
+// Stopped readers do not stop the others at once: there is room for a chunk of another relay.
+const _: () = assert!(3 * VM_STREAM_WINDOW + RELAY_CHUNK as u32 <= VM_CONNECTION_WINDOW);
+const _: () = assert!(RELAY_CHUNK + 1024 <= VM_STREAM_WINDOW as usize);
 // A paused stream full of the shortest exec events (a gRPC header, and a byte of output in three messages).
 const _: () = assert!(USER_STREAM_WINDOW / 10 * 256 < USER_CONNECTION_WINDOW / 2);
 // The host waits longer than the guest needs.

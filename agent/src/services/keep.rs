@@ -200,6 +200,9 @@ impl Services {
             let waits = !unit.slot().ready;
             let probes = waits && matches!(unit.spec.ready, Readiness::Command(_));
             tokio::select! {
+                // First: a probe that has ended is not asked again.
+                biased;
+                () = self.stopped() => return,
                 code = exited(&mut exit) => {
                     // Its last words are often the reason.
                     let _ = timeout(LAST_WORDS, run.output.clone().changed()).await;
@@ -213,7 +216,6 @@ impl Services {
                     let why = format!("was not ready within {:?}", unit.spec.start_timeout);
                     return self.over(unit, code, Some(why));
                 }
-                () = self.stopped() => return,
             }
         }
     }

@@ -12,14 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use proto::budget;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// As much as is cheap to send: the kernel charges a packet of whole pages with little more than its length.
 const PAGE: usize = 4096;
-/// What is taken before the stream has taken it: a chunk of a relay and what HTTP/2 and gRPC add to it are one packet.
-const HELD_MAX: usize = budget::RELAY_CHUNK + 2 * PAGE;
+/// What is taken before the stream has taken it.
+const HELD_MAX: usize = 8 * PAGE;
 /// The shortest pause between two small packets to a silent peer.
 const GAP_MIN: Duration = Duration::from_millis(20);
 /// Charged to the socket by small packets before pauses begin: a few words in a row are not delayed.
@@ -182,6 +181,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 mod tests {
     use std::future::poll_fn;
 
+    use proto::budget;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::time::timeout;
 

@@ -21,12 +21,10 @@ use super::control::{brief, message};
 use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND, connect};
 
 /// Frames that wait for the connection's window; beyond them the source waits.
-const FRAMES: usize = 2;
+const FRAMES: usize = 1;
 
 /// What is read from a target at least; at most it is [`budget::RELAY_CHUNK`].
 const CHUNK_MIN: usize = 4096;
-const _: () =
-    assert!(budget::RELAY_CHUNK.is_multiple_of(CHUNK_MIN) && (budget::RELAY_CHUNK / CHUNK_MIN).is_power_of_two());
 
 const GATEWAY_ENDED: &str = "the gateway ended the relay";
 
@@ -148,21 +146,26 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
         if read == 0 {
             return Ok(());
         }
-        room = next_room(room, read);
         let data: Bytes = buffer.split().freeze();
+        let next = next_room(room, read);
+        if next < room {
+            // Else a relay that streamed once would keep a block of that size.
+            buffer = BytesMut::new();
+        }
+        room = next;
         if frames.send(data_frame(data)).await.is_err() {
             return Err(GATEWAY_ENDED.to_owned());
         }
     }
 }
 
-/// Twice as much after a read that filled its room, half as much after one that would have fitted into a quarter: a
+/// Twice as much after a read that filled its room, and the least again after one that would have fitted into a quarter: a
 /// prompt costs a page, and a stream few frames.
 const fn next_room(room: usize, read: usize) -> usize {
-    if read >= room && room < budget::RELAY_CHUNK {
-        room * 2
+    if read >= room {
+        if room * 2 < budget::RELAY_CHUNK { room * 2 } else { budget::RELAY_CHUNK }
     } else if read <= room / 4 && room > CHUNK_MIN {
-        room / 2
+        CHUNK_MIN
     } else {
         room
     }
@@ -178,13 +181,32 @@ mod tests {
         for (room, read, next) in [
             (CHUNK_MIN, CHUNK_MIN, 2 * CHUNK_MIN),
             (most / 2, most / 2, most),
+            (most - 1, most - 1, most),
             (most, most, most),
             (most, most / 4 + 1, most),
-            (most, most / 4, most / 2),
+            (most, most / 4, CHUNK_MIN),
             (CHUNK_MIN, 1, CHUNK_MIN),
         ] {
             assert_eq!(next_room(room, read), next, "{read} of {room}");
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_stream_is_few_frames() {
+        const BYTES: usize = 1 << 20;
+        let (mut target, from) = tokio::io::duplex(BYTES);
+        target.write_all(&vec![7; BYTES]).await.unwrap();
+        drop(target);
+        let (frames, mut source) = mpsc::channel(FRAMES);
+        tokio::spawn(pump_out(from, frames));
+        let (mut count, mut bytes) = (0, 0);
+        while let Some(frame) = source.recv().await {
+            let Some(relay_frame::Payload::Data(data)) = frame.payload else { panic!("not data") };
+            assert!(data.len() <= budget::RELAY_CHUNK);
+            (count, bytes) = (count + 1, bytes + data.len());
+        }
+        assert_eq!(bytes, BYTES);
+        assert!(count <= BYTES / budget::RELAY_CHUNK + 4, "{count} frames");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -102,6 +102,20 @@ mod tests {
     }
 
     #[test]
+    fn pieces_and_a_rest_are_copied_past_the_cache_and_through_it() {
+        let content: Vec<u8> = (0..2 * PIECE + 77).map(|number| (number % 251) as u8).collect();
+        // Of a disk, and of memory, which does not know of such reading on every kernel.
+        let program = std::env::current_exe().unwrap();
+        for place in [program.parent().unwrap(), Path::new("/dev/shm")] {
+            let mut origin = tempfile::NamedTempFile::new_in(place).unwrap();
+            origin.write_all(&content).unwrap();
+            let mut copy = Vec::new();
+            read_past_the_cache(origin.path(), &mut copy).unwrap();
+            assert!(copy == content, "{}: {} bytes of {}", place.display(), copy.len(), content.len());
+        }
+    }
+
+    #[test]
     fn without_a_copy_it_is_the_file_itself() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("agent");

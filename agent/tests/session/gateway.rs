@@ -112,6 +112,7 @@ impl Gateway {
         let serving = Server::builder()
             .initial_connection_window_size(proto::budget::VM_CONNECTION_WINDOW)
             .initial_stream_window_size(proto::budget::VM_STREAM_WINDOW)
+            .max_frame_size(proto::budget::VM_STREAM_WINDOW)
             .add_service(OpenShellServer::new(self.clone()))
             .add_service(VmServer::new(self.clone()))
             .serve_with_incoming(incoming);

@@ -145,10 +145,11 @@ impl Api {
 
     /// Whether the services of the guest are as they should be. The image's are not known here until one is not.
     fn services_condition(&self, view: &View) -> Option<SandboxCondition> {
-        let note = self.supervisors.sessions.of(view.record.id).map(|session| session.services_note())?;
-        if view.record.spec.services.is_empty() && note.is_empty() {
+        let told = self.supervisors.sessions.of(view.record.id).map(|session| session.services_note())?;
+        if view.record.spec.services.is_empty() && told.as_ref().is_none_or(String::is_empty) {
             return None;
         }
+        let note = told.unwrap_or_else(|| "the agent has not told of them yet".to_owned());
         Some(SandboxCondition {
             r#type: "ServicesReady".into(),
             status: truth(note.is_empty()),

@@ -55,7 +55,9 @@ pub async fn sandbox(
     builder
         .max_concurrent_streams(VM_STREAMS)
         .initial_connection_window_size(budget::VM_CONNECTION_WINDOW)
-        .initial_stream_window_size(budget::VM_STREAM_WINDOW);
+        .initial_stream_window_size(budget::VM_STREAM_WINDOW)
+        // A chunk of a relay is one frame: no stream may send a longer one.
+        .max_frame_size(budget::VM_STREAM_WINDOW);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::select! {
         // A request that is there already is looked at before a deadline that it may move.
@@ -69,6 +71,6 @@ pub async fn sandbox(
 
 fn builder() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX).max_frame_size(budget::FRAME_MAX);
+    builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX);
     builder
 }

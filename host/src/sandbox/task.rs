@@ -305,7 +305,9 @@ impl Owner {
 
     /// The agent of one boot tells of its main process. Without the disk, as for sessions: it tells again.
     fn main_runs(&mut self, instance: &str, runs: MainRuns) {
-        if instance == self.record.instance_id && runs != self.record.main {
+        // By two connections, one of which may overtake the other.
+        let late = runs.restarts < self.record.main.restarts || runs.crash_loop < self.record.main.crash_loop;
+        if instance == self.record.instance_id && runs != self.record.main && !late {
             self.record.main = runs;
             self.record.version += 1;
             self.publish();

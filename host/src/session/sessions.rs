@@ -23,8 +23,8 @@ pub struct Session {
     pub epoch: u64,
     /// Of the secrets that the agent said to hold.
     secrets: Arc<AtomicU64>,
-    /// Services that are not as they should be, in the agent's words.
-    services_note: Arc<Mutex<String>>,
+    /// Services that are not as they should be, in the agent's words; nothing before it has told of them.
+    services_note: Arc<Mutex<Option<String>>>,
     outbound: mpsc::Sender<GatewayMessage>,
     superseded: Arc<Notify>,
     /// Its SSH connections that wait for the next exec.
@@ -89,8 +89,8 @@ impl Session {
         self.secrets.store(revision, Ordering::Relaxed);
     }
 
-    /// Services that are not as they should be; empty where all are.
-    pub fn services_note(&self) -> String {
+    /// Services that are not as they should be; empty where all are, nothing where the agent has not told yet.
+    pub fn services_note(&self) -> Option<String> {
         self.services_note.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -98,8 +98,8 @@ impl Session {
     pub fn notes_services(&self, note: &str) {
         let note = &note[..note.floor_char_boundary(SERVICES_NOTE_MAX)];
         let mut known = self.services_note.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known != note {
-            *known = note.to_owned();
+        if known.as_deref() != Some(note) {
+            *known = Some(note.to_owned());
         }
     }
 

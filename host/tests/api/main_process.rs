@@ -73,7 +73,7 @@ async fn restarts_in_a_boot_are_shown_and_counted() {
     assert_eq!((told.status.as_str(), told.reason.as_str()), ("False", "WaitsForRestart"));
     assert!(told.message.contains("restarted 2 times") && told.message.contains("code 7"), "{told:?}");
     // What no clock shows is no time.
-    tell(&agent, MainProcessRuns { started_time: at(i64::MAX), ..Default::default() }).await;
+    tell(&agent, MainProcessRuns { restarts: 2, started_time: at(i64::MAX), ..Default::default() }).await;
     assert_eq!(mine.view().record.main.started_ms, None);
 }
 
@@ -85,6 +85,9 @@ async fn a_crash_loop_is_an_error_with_its_remedy_and_a_start_begins_anew() {
     let _session = agent.session(1).await;
     let given_up = MainProcessRuns { restarts: 7, last_exit_code: Some(3), crash_loop: 8, ..Default::default() };
     tell(&agent, given_up).await;
+    // What the data connection was told before, and says later.
+    tell(&agent, MainProcessRuns { crash_loop: 0, ..given_up }).await;
+    tell(&agent, MainProcessRuns { restarts: 6, ..given_up }).await;
     agent.report(3).await.expect("the report");
     agent.report(3).await.expect("the same again");
     stage.driver.end(mine.id, Ended::Exited(3));
@@ -101,6 +104,29 @@ async fn a_crash_loop_is_an_error_with_its_remedy_and_a_start_begins_anew() {
     let started = becomes(&mine, "launched again", |view| view.record.machine.boot == 2).await;
     assert_eq!((started.exit_code(), started.phase()), (None, Phase::Starting));
     becomes(&mine, "without the runs of the last boot", |view| view.record.main == Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_not_ready_before_the_agent_has_said_so() {
+    let stage = Stage::up().await;
+    let mut request = request("mine");
+    let declaration = ("openshell.service/db".to_owned(), "command = [\"/bin/db\"]".to_owned());
+    request.annotations.extend([declaration]);
+    let mine = stage.registry.create(&request).await.expect("create");
+    becomes(&mine, "launched", |view| view.record.floor > 0).await;
+    let agent = Agent::of(&stage, &mine).await;
+    let _session = agent.session(1).await;
+    let told = async || {
+        let condition = condition(&seen(&stage).await, "ServicesReady").expect("a condition");
+        (condition.status, condition.message)
+    };
+    assert_eq!(told().await, ("False".to_owned(), "the agent has not told of them yet".to_owned()));
+    let note = "db is starting".to_owned();
+    let syncs = [(note.clone(), ("False", note)), (String::new(), ("True", String::new()))];
+    for (services_note, (status, message)) in syncs {
+        agent.sync_telling(SyncRequest { services_note, ..Default::default() }).await.expect("sync");
+        assert_eq!(told().await, (status.to_owned(), message));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

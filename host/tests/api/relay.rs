@@ -1,7 +1,10 @@
 //! Byte streams into a sandbox.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use host::session::relay::RelayStream;
+use proto::budget::{RELAY_CHUNK, VM_STREAM_WINDOW};
 use proto::openshell::v1::gateway_message::Payload;
 use proto::openshell::v1::relay_frame::Payload as Frame;
 use proto::openshell::v1::relay_open::Target;
@@ -16,6 +19,11 @@ use uuid::Uuid;
 
 use crate::agent::{Agent, Talk, init};
 use crate::stage::{PATIENCE, Stage};
+
+/// For which nothing has been taken from whoever pours.
+const STUCK: Duration = Duration::from_secs(1);
+/// More than fits into the windows of one connection.
+const PIECES: usize = 32;
 
 /// Somebody at the gateway asks for a relay.
 fn asked(stage: &Stage, sandbox_id: Uuid) -> JoinHandle<Result<RelayStream, String>> {
@@ -58,6 +66,42 @@ async fn bytes_go_both_ways_and_the_end_arrives() {
     timeout(PATIENCE, relay.read_to_string(&mut answer)).await.expect("an end").expect("read");
     assert_eq!(answer, "heard");
     guest.await.expect("the guest's side");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_readers_that_have_stopped_hold_up_nobody_else() {
+    let stage = Stage::up().await;
+    let mine = stage.launched("mine").await;
+    let agent = Agent::of(&stage, &mine).await;
+    let mut talk = agent.session(1).await;
+    let mut stopped = vec![];
+    for _ in 0..3 {
+        let relay = asked(&stage, mine.id);
+        let (send, frames) = agent.relay(init(&ordered(&mut talk).await)).await.expect("a relay");
+        let piece = data_frame(Bytes::from(vec![7; RELAY_CHUNK]));
+        // Until nothing is taken any more.
+        while timeout(STUCK, send.send(piece.clone())).await.is_ok() {}
+        stopped.push((relay.await.expect("join").expect("a relay"), send, frames));
+    }
+    let relay = asked(&stage, mine.id);
+    let (send, _frames) = agent.relay(init(&ordered(&mut talk).await)).await.expect("a fourth relay");
+    let mut relay = relay.await.expect("join").expect("a fourth relay");
+    let pouring = tokio::spawn(async move {
+        for _ in 0..PIECES {
+            send.send(data_frame(Bytes::from(vec![7; RELAY_CHUNK]))).await.expect("open");
+        }
+    });
+    let mut got = vec![0; PIECES * RELAY_CHUNK];
+    timeout(PATIENCE, relay.read_exact(&mut got)).await.expect("a fourth relay is not held up").expect("read");
+    pouring.await.expect("pour");
+    timeout(PATIENCE, agent.sync()).await.expect("Sync is not held up").expect("Sync");
+    // Nothing of the others is lost.
+    for (mut relay, send, _frames) in stopped {
+        drop(send);
+        let mut rest = vec![];
+        timeout(PATIENCE, relay.read_to_end(&mut rest)).await.expect("an end").expect("read");
+        assert!(rest.len() > VM_STREAM_WINDOW as usize && rest.len() % RELAY_CHUNK == 0, "{}", rest.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

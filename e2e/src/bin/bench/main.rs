@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! bench            rows that need microVMs: in the lab where KVM is not usable
+//! bench vm         some of them
 //! bench native     all others, on the machine itself
 //! ```
 
