@@ -12,9 +12,10 @@ use proto::openshell::v1::supervisor_message::Payload as Said;
 use proto::openshell::v1::{ExecSandboxRequest, RelayFrame, RelayOpenResult, SshRelayTarget};
 use proto::relay::data_frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tonic::Code;
+use tonic::{Code, Streaming};
 use uuid::Uuid;
 
 use crate::agent::{Agent, Talk, init};
@@ -31,6 +32,18 @@ fn asked(stage: &Stage, sandbox_id: Uuid) -> JoinHandle<Result<RelayStream, Stri
     tokio::spawn(async move { relays.open(sandbox_id, &session, Target::Ssh(SshRelayTarget {})).await })
 }
 
+/// The two ends of a new relay: the gateway's, and what the agent sends and gets.
+async fn opened(
+    stage: &Stage,
+    sandbox_id: Uuid,
+    agent: &Agent,
+    talk: &mut Talk,
+) -> (RelayStream, mpsc::Sender<RelayFrame>, Streaming<RelayFrame>) {
+    let asked = asked(stage, sandbox_id);
+    let (send, frames) = agent.relay(init(&ordered(talk).await)).await.expect("a relay");
+    (asked.await.expect("join").expect("a relay"), send, frames)
+}
+
 async fn ordered(talk: &mut Talk) -> String {
     match talk.next_order().await {
         Some(Payload::RelayOpen(open)) => open.channel_id,
@@ -44,9 +57,7 @@ async fn bytes_go_both_ways_and_the_end_arrives() {
     let mine = stage.launched("mine").await;
     let agent = Agent::of(&stage, &mine).await;
     let mut talk = agent.session(1).await;
-    let relay = asked(&stage, mine.id);
-    let (send, mut frames) = agent.relay(init(&ordered(&mut talk).await)).await.expect("a relay");
-    let mut relay = relay.await.expect("join").expect("a relay");
+    let (mut relay, send, mut frames) = opened(&stage, mine.id, &agent, &mut talk).await;
 
     // More than fits into the windows of one connection.
     let sent = Bytes::from((0..1_000_000_u32).map(|n| (n % 251) as u8).collect::<Vec<_>>());
@@ -74,21 +85,18 @@ async fn three_readers_that_have_stopped_hold_up_nobody_else() {
     let mine = stage.launched("mine").await;
     let agent = Agent::of(&stage, &mine).await;
     let mut talk = agent.session(1).await;
+    let piece = data_frame(Bytes::from(vec![7; RELAY_CHUNK]));
     let mut stopped = vec![];
     for _ in 0..3 {
-        let relay = asked(&stage, mine.id);
-        let (send, frames) = agent.relay(init(&ordered(&mut talk).await)).await.expect("a relay");
-        let piece = data_frame(Bytes::from(vec![7; RELAY_CHUNK]));
+        let (relay, send, frames) = opened(&stage, mine.id, &agent, &mut talk).await;
         // Until nothing is taken any more.
         while timeout(STUCK, send.send(piece.clone())).await.is_ok() {}
-        stopped.push((relay.await.expect("join").expect("a relay"), send, frames));
+        stopped.push((relay, send, frames));
     }
-    let relay = asked(&stage, mine.id);
-    let (send, _frames) = agent.relay(init(&ordered(&mut talk).await)).await.expect("a fourth relay");
-    let mut relay = relay.await.expect("join").expect("a fourth relay");
+    let (mut relay, send, _frames) = opened(&stage, mine.id, &agent, &mut talk).await;
     let pouring = tokio::spawn(async move {
         for _ in 0..PIECES {
-            send.send(data_frame(Bytes::from(vec![7; RELAY_CHUNK]))).await.expect("open");
+            send.send(piece.clone()).await.expect("open");
         }
     });
     let mut got = vec![0; PIECES * RELAY_CHUNK];

@@ -22,7 +22,7 @@ use crate::{fakes, probe};
 const BYTES: usize = 64 << 20;
 const PAIRS: usize = 3;
 const NATIVE_PAIRS: usize = 9;
-/// For one of them. Where a round trip takes tens of milliseconds, a stream's window makes a megabyte take a second.
+/// For one of them. In the lab a megabyte takes a second.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) async fn measure(world: &World, report: &mut Report) {
