@@ -39,7 +39,7 @@ pub const FLOOD_PAUSE: Duration = Duration::from_secs(1);
 /// whole VM.
 pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
 /// HTTP/2 stream window on per-VM sockets. A relay whose reader has stopped holds this much of the connection's
-/// window: three may, and the others and the Sync of that connection go on; a fourth holds them up.
+/// window: three may, and the others and the Sync of that connection go on.
 pub const VM_STREAM_WINDOW: u32 = 32 * 1024;
 /// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
 pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;
