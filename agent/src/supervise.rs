@@ -115,11 +115,7 @@ pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
         End::Main(finished) => {
             tracing::info!(code = finished.code, crash_loop = finished.crash_loop, "main process ended");
             if let Some(main) = main {
-                tokio::select! {
-                    _ = timeout(DETACH, main.detached()) => {}
-                    // Whoever wants the machine stopped waits for no reader.
-                    _ = stop_order(session.clone()) => {}
-                }
+                let_read(main.detached(), stop_order(session.clone())).await;
             }
             report(&session, finished.code).await;
             services.stop(SERVICES).await;
@@ -147,6 +143,14 @@ pub async fn supervise(spec: BootSpec, logs: Logs) -> Result<u8, String> {
     // What is not taken by then is lost with the machine.
     let _ = timeout(LAST_LINES, logs.drained()).await;
     Ok(code)
+}
+
+/// Those attached may read the rest; whoever wants the machine stopped waits for no reader.
+async fn let_read(detached: impl Future<Output = ()>, stop: impl Future<Output = Stop>) {
+    tokio::select! {
+        _ = timeout(DETACH, detached) => {}
+        _ = stop => {}
+    }
 }
 
 fn debug_calls(session: Arc<Session>, endpoints: Endpoints, services: Arc<Services>) -> DebugCalls {
@@ -327,4 +331,18 @@ fn start_control(session: Arc<Session>, endpoints: Endpoints, orders: mpsc::Send
     };
     let thread = std::thread::Builder::new().name("control".to_owned()).stack_size(CONTROL_STACK).spawn(run);
     thread.map(drop).map_err(|error| format!("failed to start the control thread: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_stop_does_not_wait_for_readers() {
+        let stop = Stop { grace: budget::STOP_GUEST, reason: "stopped by its user".to_owned() };
+        let waiting = let_read(pending(), ready(stop));
+        timeout(DETACH / 2, waiting).await.expect("it ends with the stop order");
+    }
 }

@@ -161,9 +161,9 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
 
 /// Twice as much after a read that filled its room, and the least again after one that would have fitted into a quarter: a
 /// prompt costs a page, and a stream few frames.
-const fn next_room(room: usize, read: usize) -> usize {
+fn next_room(room: usize, read: usize) -> usize {
     if read >= room {
-        if room * 2 < budget::RELAY_CHUNK { room * 2 } else { budget::RELAY_CHUNK }
+        (room * 2).min(budget::RELAY_CHUNK)
     } else if read <= room / 4 && room > CHUNK_MIN {
         CHUNK_MIN
     } else {
