@@ -22,10 +22,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gateway::Gateway;
 use proto::boot::{BootSpec, DEFAULT_USER};
+use proto::budget::RELAY_CREDIT;
 use proto::layout;
-use proto::openshell::v1::{TcpRelayTarget, relay_frame, relay_open};
+use proto::openshell::v1::{TcpRelayTarget, relay_open};
 use proto::openshell::vm::v1::StopOrder;
-use proto::relay::data_frame;
 use russh::keys::{Algorithm, PrivateKey};
 use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -236,30 +236,33 @@ async fn a_relay_carries_bytes_to_a_port_of_the_sandbox_and_nowhere_else() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = u32::from(listener.local_addr().unwrap().port());
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).await.unwrap();
-        all.reverse();
-        stream.write_all(&all).await.unwrap();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).await.unwrap();
+            all.reverse();
+            stream.write_all(&all).await.unwrap();
+        }
     });
     let target = |host: &str| relay_open::Target::Tcp(TcpRelayTarget { host: host.to_owned(), port });
-    let (mut frames, sender) = gateway.relay(target("127.0.0.1")).await;
     let sent: Vec<u8> = (0..500_000_u32).map(|n| (n % 251) as u8).collect();
-    for chunk in sent.chunks(proto::budget::RELAY_CHUNK) {
-        sender.send(Ok(data_frame(chunk.to_vec().into()))).await.unwrap();
-    }
-    drop(sender);
-    let mut received = Vec::new();
-    while let Some(frame) = frames.message().await.unwrap() {
-        if let Some(relay_frame::Payload::Data(data)) = frame.payload {
+    // A gateway that counts credit, and one that is too old for it.
+    for credit in [RELAY_CREDIT, 0] {
+        let (mut incoming, outgoing) = gateway.relay(target("127.0.0.1"), credit).await;
+        assert_eq!(gateway.state().relay_credit, credit);
+        outgoing.send(sent.clone().into()).await.unwrap();
+        drop(outgoing);
+        let mut received = Vec::new();
+        while let Some(data) = incoming.recv().await {
+            let data = data.unwrap();
             assert!(data.len() <= proto::budget::RELAY_CHUNK);
             received.extend_from_slice(&data);
         }
+        received.reverse();
+        assert!(received == sent, "{} bytes with a credit of {credit}", received.len());
     }
-    received.reverse();
-    assert!(received == sent);
 
-    gateway.open_relay(target("10.0.0.1")).await;
+    gateway.open_relay(target("10.0.0.1"), RELAY_CREDIT).await;
     gateway.until("a refusal", |state| state.relay_results.iter().any(|result| !result.success)).await;
 }
 

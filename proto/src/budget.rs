@@ -38,9 +38,12 @@ pub const FLOOD_PAUSE: Duration = Duration::from_secs(1);
 /// gateway (its `session/pacing.rs`). Both together keep an honest agent from filling the pipe; a full pipe freezes the
 /// whole VM.
 pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
-/// HTTP/2 stream window on per-VM sockets. A relay whose reader has stopped holds this much of the connection's
-/// window: three may, and the others and the Sync of that connection go on.
+/// HTTP/2 stream window on per-VM sockets. A relay of an agent that does not count credit, whose reader has stopped,
+/// holds this much of the connection's window: three may, and the others and the Sync of that connection go on.
 pub const VM_STREAM_WINDOW: u32 = 32 * 1024;
+/// Bytes of a relay that may be on their way in each direction, or wait for whoever reads them. Each end of a relay holds
+/// so much at most.
+pub const RELAY_CREDIT: u32 = 64 * 1024;
 /// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
 pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 stream window between a user and the gateway, both ways.

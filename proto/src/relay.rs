@@ -1,4 +1,6 @@
-//! The frames of a relay.
+//! The frames of a relay, and their [`flow`].
+
+pub mod flow;
 
 use prost::bytes::Bytes;
 
@@ -14,7 +16,7 @@ static PADDING: [u8; SHORT] = [0; SHORT];
 /// The frame that carries `data`, padded where its HTTP/2 frame would be short.
 pub fn data_frame(data: Bytes) -> RelayFrame {
     let padding = Bytes::from_static(&PADDING[..SHORT.saturating_sub(data.len())]);
-    RelayFrame { payload: Some(Payload::Data(data)), padding }
+    RelayFrame { payload: Some(Payload::Data(data)), padding, ..RelayFrame::default() }
 }
 
 #[cfg(test)]

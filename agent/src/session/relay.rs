@@ -2,23 +2,21 @@
 
 use std::sync::Arc;
 
+use super::connection::Client;
+use super::control::{brief, message};
+use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND, connect};
 use bytes::{Bytes, BytesMut};
 use proto::budget;
 use proto::openshell::v1::{
     RelayClose, RelayFrame, RelayInit, RelayOpen, RelayOpenResult, SupervisorMessage, relay_frame, relay_open,
     supervisor_message,
 };
-use proto::relay::data_frame;
+use proto::relay::flow::{self, Incoming, Outgoing};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-
-use super::connection::Client;
-use super::control::{brief, message};
-use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND, connect};
 
 /// Frames that wait for the connection's window; beyond them the source waits.
 const FRAMES: usize = 1;
@@ -61,18 +59,29 @@ pub(super) async fn run(
         }
     };
     let (frames, source) = mpsc::channel(FRAMES);
-    let init = RelayInit { channel_id: channel_id.clone() };
-    let _ = frames.try_send(RelayFrame { payload: Some(relay_frame::Payload::Init(init)), padding: Bytes::new() });
+    let counted = order.credit > 0;
+    let init = RelayInit { channel_id: channel_id.clone(), credit: if counted { budget::RELAY_CREDIT } else { 0 } };
+    let init = RelayFrame { payload: Some(relay_frame::Payload::Init(init)), ..RelayFrame::default() };
+    let _ = frames.try_send(init);
     let _ = answer.try_send(result(channel_id.clone(), Ok(())));
     let opening = client.openshell.relay_stream(ReceiverStream::new(source));
+    let mut flow = None;
     let reason = match timeout(budget::RELAY_OPEN, opening).await {
-        Ok(Ok(stream)) => carry(target, stream.into_inner(), frames).await.err(),
+        Ok(Ok(stream)) => {
+            let (end, incoming, outgoing) = flow::end();
+            flow = Some(tokio::spawn(flow::carry(end, stream.into_inner(), frames, order.credit)));
+            carry(target, incoming, outgoing).await.err()
+        }
         Ok(Err(status)) => Some(format!("the gateway refused the relay stream: {}", brief(&status))),
         Err(_) => Some(format!("the gateway did not take the relay stream within {:?}", budget::RELAY_OPEN)),
     };
     if let Some(reason) = reason {
         let close = RelayClose { channel_id, reason };
         let _ = answer.try_send(message(supervisor_message::Payload::RelayClose(close)));
+    }
+    // What the target said last is still sent, and the connection needed until then.
+    if let Some(flow) = flow {
+        let _ = flow.await;
     }
 }
 
@@ -90,20 +99,16 @@ async fn prepare(
     Ok((target, ready.ok_or("the agent is ending")?))
 }
 
-async fn carry(
-    target: Target,
-    inbound: Streaming<RelayFrame>,
-    outbound: mpsc::Sender<RelayFrame>,
-) -> Result<(), String> {
+async fn carry(target: Target, incoming: Incoming, outgoing: Outgoing) -> Result<(), String> {
     match target {
         Target::Ssh(server) => {
             // One buffer for each direction, of its own size; a dropped end closes the other one.
             let (to_server, server_reads) = tokio::io::duplex(TRANSPORT_INBOUND);
             let (server_writes, from_server) = tokio::io::duplex(TRANSPORT_OUTBOUND);
             let serving = server.serve(tokio::io::join(server_reads, server_writes));
-            let served = async { tokio::join!(serving, pump_out(from_server, outbound)).0 };
+            let served = async { tokio::join!(serving, pump_out(from_server, outgoing)).0 };
             let inwards = async {
-                match pump_in(inbound, to_server).await {
+                match pump_in(incoming, to_server).await {
                     // The server hears of it, and has the last word.
                     Ok(()) => std::future::pending().await,
                     Err(why) => Err(why),
@@ -116,22 +121,21 @@ async fn carry(
         }
         Target::Tcp(stream) => {
             let (read, write) = stream.into_split();
-            tokio::try_join!(pump_in(inbound, write), pump_out(read, outbound)).map(drop)
+            tokio::try_join!(pump_in(incoming, write), pump_out(read, outgoing)).map(drop)
         }
     }
 }
 
-async fn pump_in(mut frames: Streaming<RelayFrame>, mut to: impl AsyncWrite + Unpin) -> Result<(), String> {
-    while let Some(frame) = frames.message().await.map_err(|status| format!("the relay broke: {}", brief(&status)))? {
-        if let Some(relay_frame::Payload::Data(data)) = frame.payload {
-            to.write_all(&data).await.map_err(|error| format!("the relay's target broke: {error}"))?;
-        }
+async fn pump_in(mut incoming: Incoming, mut to: impl AsyncWrite + Unpin) -> Result<(), String> {
+    while let Some(data) = incoming.recv().await {
+        let data = data.map_err(|status| format!("the relay broke: {}", brief(&status)))?;
+        to.write_all(&data).await.map_err(|error| format!("the relay's target broke: {error}"))?;
     }
     let _ = to.shutdown().await;
     Ok(())
 }
 
-async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFrame>) -> Result<(), String> {
+async fn pump_out(mut from: impl AsyncRead + Unpin, outgoing: Outgoing) -> Result<(), String> {
     let mut buffer = BytesMut::new();
     let mut room = CHUNK_MIN;
     loop {
@@ -140,7 +144,7 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
         let read = tokio::select! {
             read = chunk.read_buf(&mut buffer) => read,
             // A target that says nothing must not keep a relay whose gateway has gone.
-            () = frames.closed() => return Err(GATEWAY_ENDED.to_owned()),
+            () = outgoing.closed() => return Err(GATEWAY_ENDED.to_owned()),
         };
         let read = read.map_err(|error| format!("the relay's target broke: {error}"))?;
         if read == 0 {
@@ -153,7 +157,7 @@ async fn pump_out(mut from: impl AsyncRead + Unpin, frames: mpsc::Sender<RelayFr
             buffer = BytesMut::new();
         }
         room = next;
-        if frames.send(data_frame(data)).await.is_err() {
+        if outgoing.send(data).await.is_err() {
             return Err(GATEWAY_ENDED.to_owned());
         }
     }
@@ -197,11 +201,10 @@ mod tests {
         let (mut target, from) = tokio::io::duplex(BYTES);
         target.write_all(&vec![7; BYTES]).await.unwrap();
         drop(target);
-        let (frames, mut source) = mpsc::channel(FRAMES);
-        tokio::spawn(pump_out(from, frames));
+        let (outgoing, mut source) = mpsc::channel(1);
+        tokio::spawn(pump_out(from, outgoing));
         let (mut count, mut bytes) = (0, 0);
-        while let Some(frame) = source.recv().await {
-            let Some(relay_frame::Payload::Data(data)) = frame.payload else { panic!("not data") };
+        while let Some(data) = source.recv().await {
             assert!(data.len() <= budget::RELAY_CHUNK);
             (count, bytes) = (count + 1, bytes + data.len());
         }
@@ -212,8 +215,8 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_silent_target_does_not_outlive_the_gateway() {
         let (_target, from) = tokio::io::duplex(64);
-        let (frames, source) = mpsc::channel(FRAMES);
-        let pumping = tokio::spawn(pump_out(from, frames));
+        let (outgoing, source) = mpsc::channel(1);
+        let pumping = tokio::spawn(pump_out(from, outgoing));
         tokio::task::yield_now().await;
         assert!(!pumping.is_finished());
         drop(source);

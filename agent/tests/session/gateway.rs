@@ -12,6 +12,7 @@ use proto::openshell::v1::open_shell_server::{OpenShell, OpenShellServer};
 use proto::openshell::v1::*;
 use proto::openshell::vm::v1::vm_server::{Vm, VmServer};
 use proto::openshell::vm::v1::{StopOrder, SyncReply, SyncRequest};
+use proto::relay::flow::{self, Incoming, Outgoing};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -23,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 type Reply<T> = Result<Response<T>, Status>;
 /// What comes from the agent, and what goes to it.
-pub(crate) type Relay = (Streaming<RelayFrame>, mpsc::Sender<Result<RelayFrame, Status>>);
+pub(crate) type Relay = (Incoming, Outgoing);
 type Outbox = mpsc::Sender<Result<GatewayMessage, Status>>;
 
 /// What it was told, and what it is to say.
@@ -51,6 +52,8 @@ pub(crate) struct State {
     /// Bursts that break after their first batch, and bursts that are taken and not answered.
     pub(crate) break_bursts: u32,
     pub(crate) lose_answers: u32,
+    /// With which the last relay began.
+    pub(crate) relay_credit: u32,
     session: Option<Outbox>,
     relay: Option<Relay>,
 }
@@ -130,15 +133,15 @@ impl Gateway {
         self.say(gateway_message::Payload::Heartbeat(GatewayHeartbeat {})).await;
     }
 
-    /// Asks for a relay.
-    pub(crate) async fn open_relay(&self, target: relay_open::Target) {
-        let open = RelayOpen { channel_id: "relay-1".to_owned(), target: Some(target) };
+    /// Asks for a relay, with a credit of so many bytes; 0 is that of a gateway that does not count.
+    pub(crate) async fn open_relay(&self, target: relay_open::Target, credit: u32) {
+        let open = RelayOpen { channel_id: "relay-1".to_owned(), target: Some(target), credit };
         self.say(gateway_message::Payload::RelayOpen(open)).await;
     }
 
     /// Opens a relay; both its ends.
-    pub(crate) async fn relay(&self, target: relay_open::Target) -> Relay {
-        self.open_relay(target).await;
+    pub(crate) async fn relay(&self, target: relay_open::Target, credit: u32) -> Relay {
+        self.open_relay(target, credit).await;
         self.until("a relay is open", |state| state.relay.is_some()).await;
         self.state().relay.take().unwrap()
     }
@@ -250,7 +253,7 @@ type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl OpenShell for Gateway {
     type ConnectSupervisorStream = ReceiverStream<Result<GatewayMessage, Status>>;
-    type RelayStreamStream = ReceiverStream<Result<RelayFrame, Status>>;
+    type RelayStreamStream = Pin<Box<dyn Stream<Item = Result<RelayFrame, Status>> + Send>>;
     type WatchSandboxStream = Boxed<SandboxStreamEvent>;
     type ExecSandboxStream = Boxed<ExecSandboxEvent>;
     type ExecSandboxInteractiveStream = Boxed<ExecSandboxEvent>;
@@ -300,12 +303,17 @@ impl OpenShell for Gateway {
 
     async fn relay_stream(&self, request: Request<Streaming<RelayFrame>>) -> Reply<Self::RelayStreamStream> {
         let mut frames = request.into_inner();
-        let Some(relay_frame::Payload::Init(_)) = frames.message().await?.and_then(|frame| frame.payload) else {
+        let Some(relay_frame::Payload::Init(init)) = frames.message().await?.and_then(|frame| frame.payload) else {
             return Err(Status::invalid_argument("no init"));
         };
         let (sender, receiver) = mpsc::channel(4);
-        self.note(|state| state.relay = Some((frames, sender)));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let (end, incoming, outgoing) = flow::end();
+        tokio::spawn(flow::carry(end, frames, sender, init.credit));
+        self.note(|state| {
+            state.relay = Some((incoming, outgoing));
+            state.relay_credit = init.credit;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
     }
 
     async fn report_main_process_exit(

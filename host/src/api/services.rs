@@ -228,7 +228,7 @@ impl OpenShell for Api {
     ) -> Result<Response<Self::RelayStreamStream>, Status> {
         let handle = self.caller(&request)?;
         let outbound = self.supervisors.relays.opened(handle.id, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound).map(Ok))))
     }
 
     async fn report_main_process_exit(

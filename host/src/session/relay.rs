@@ -12,11 +12,10 @@ use proto::openshell::v1::gateway_message::Payload;
 use proto::openshell::v1::relay_frame::Payload as FramePayload;
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::{RelayFrame, RelayOpen};
-use proto::relay::data_frame;
+use proto::relay::flow::{self, Incoming, Outgoing};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use tokio_stream::Stream as _;
 use tokio_util::sync::PollSender;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -61,7 +60,7 @@ impl Relays {
         let (opened, answer) = oneshot::channel();
         self.lock().insert(channel, Pending { sandbox_id, opened });
         let _asked = Asked { relays: self, channel };
-        let open = RelayOpen { channel_id: channel.to_string(), target: Some(target) };
+        let open = RelayOpen { channel_id: channel.to_string(), target: Some(target), credit: budget::RELAY_CREDIT };
         let wait = async {
             session.send(Payload::RelayOpen(open)).await?;
             answer.await.map_err(|_| "the relay was dropped".to_string())?
@@ -86,7 +85,7 @@ impl Relays {
         &self,
         sandbox_id: Uuid,
         mut inbound: Streaming<RelayFrame>,
-    ) -> Result<mpsc::Receiver<Result<RelayFrame, Status>>, Status> {
+    ) -> Result<mpsc::Receiver<RelayFrame>, Status> {
         let first = timeout(budget::UNARY, inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no init within the deadline"))??;
@@ -98,8 +97,10 @@ impl Relays {
             .take(sandbox_id, &init.channel_id)
             .ok_or_else(|| Status::permission_denied("no such relay was asked of this sandbox"))?;
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
-        let stream = RelayStream { inbound, buffer: Bytes::new(), outbound: PollSender::new(outbound) };
+        let (end, incoming, outgoing) = flow::end();
+        let stream = RelayStream { incoming, buffer: Bytes::new(), outgoing: PollSender::new(outgoing) };
         pending.opened.send(Ok(stream)).map_err(|_| Status::cancelled("whoever asked for the relay has left"))?;
+        tokio::spawn(flow::carry(end, inbound, outbound, init.credit));
         Ok(receiver)
     }
 
@@ -116,22 +117,22 @@ impl Relays {
 
 /// The gateway's end of a relay, as plain bytes.
 pub struct RelayStream {
-    inbound: Streaming<RelayFrame>,
+    incoming: Incoming,
     buffer: Bytes,
-    outbound: PollSender<Result<RelayFrame, Status>>,
+    outgoing: PollSender<Bytes>,
 }
 
 /// What comes out of a relay, in the pieces in which it comes.
-pub struct RelayReader(Streaming<RelayFrame>);
+pub struct RelayReader(Incoming);
 
 /// What goes into a relay. Dropped, it says that there is no more.
-pub struct RelayWriter(mpsc::Sender<Result<RelayFrame, Status>>);
+pub struct RelayWriter(Outgoing);
 
 impl RelayStream {
     /// The two directions of a new relay, for whoever needs no stream of bytes.
     pub fn split(self) -> Option<(RelayReader, RelayWriter)> {
-        let writer = self.outbound.get_ref()?.clone();
-        Some((RelayReader(self.inbound), RelayWriter(writer)))
+        let writer = self.outgoing.get_ref()?.clone();
+        Some((RelayReader(self.incoming), RelayWriter(writer)))
     }
 }
 
@@ -141,24 +142,14 @@ impl RelayReader {
     /// # Errors
     /// The relay broke.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        match self.0.message().await?.map(|frame| frame.payload) {
-            Some(Some(FramePayload::Data(data))) => Ok(Some(data)),
-            Some(_) => Err(Status::data_loss("the agent sent a frame without data")),
-            None => Ok(None),
-        }
+        self.0.recv().await.transpose()
     }
 }
 
 impl RelayWriter {
-    /// Sends it, in pieces that the agent takes; waits while the agent reads slowly. False once the relay has ended.
-    pub async fn send(&self, mut bytes: Bytes) -> bool {
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(budget::RELAY_CHUNK));
-            if self.0.send(Ok(data_frame(piece))).await.is_err() {
-                return false;
-            }
-        }
-        true
+    /// Sends it; waits while the agent reads slowly. False once the relay has ended.
+    pub async fn send(&self, bytes: Bytes) -> bool {
+        self.0.send(bytes).await.is_ok()
     }
 
     /// Resolves when the agent takes nothing any more.
@@ -170,9 +161,8 @@ impl RelayWriter {
 impl AsyncRead for RelayStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.buffer.is_empty() {
-            match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
-                Some(Ok(RelayFrame { payload: Some(FramePayload::Data(data)), .. })) => self.buffer = data,
-                Some(Ok(_)) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "not a data frame"))),
+            match ready!(self.incoming.poll_recv(cx)) {
+                Some(Ok(data)) => self.buffer = data,
                 Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status.message().to_string()))),
                 None => return Poll::Ready(Ok(())),
             }
@@ -187,10 +177,9 @@ impl AsyncRead for RelayStream {
 impl AsyncWrite for RelayStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let closed = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the relay is closed");
-        ready!(self.outbound.poll_reserve(cx)).map_err(closed)?;
+        ready!(self.outgoing.poll_reserve(cx)).map_err(closed)?;
         let count = bytes.len().min(budget::RELAY_CHUNK);
-        let data = Bytes::copy_from_slice(&bytes[..count]);
-        self.outbound.send_item(Ok(data_frame(data))).map_err(closed)?;
+        self.outgoing.send_item(Bytes::copy_from_slice(&bytes[..count])).map_err(closed)?;
         Poll::Ready(Ok(count))
     }
 
@@ -199,7 +188,7 @@ impl AsyncWrite for RelayStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outbound.close();
+        self.outgoing.close();
         Poll::Ready(Ok(()))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use host::sandbox::task::Handle;
+use proto::budget::RELAY_CREDIT;
 use proto::openshell::v1::gateway_message::Payload;
 use proto::openshell::v1::open_shell_client::OpenShellClient;
 use proto::openshell::v1::supervisor_message::Payload as Said;
@@ -12,6 +13,7 @@ use proto::openshell::v1::{
 };
 use proto::openshell::vm::v1::vm_client::VmClient;
 use proto::openshell::vm::v1::{SyncReply, SyncRequest};
+use proto::relay::flow::{self, Incoming, Outgoing};
 use proto::version::{AGENT_VERSION_KEY, PROTOCOL, PROTOCOL_KEY, VERSION};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -141,6 +143,15 @@ impl Agent {
         Ok((send, opened.into_inner()))
     }
 
+    /// Opens a relay stream as an agent does that counts credit.
+    pub(crate) async fn counted_relay(&self, channel_id: &str) -> Result<(Incoming, Outgoing), Status> {
+        let first = RelayInit { channel_id: channel_id.into(), credit: RELAY_CREDIT };
+        let (send, frames) = self.relay(relay_frame::Payload::Init(first)).await?;
+        let (end, incoming, outgoing) = flow::end();
+        tokio::spawn(flow::carry(end, frames, send, RELAY_CREDIT));
+        Ok((incoming, outgoing))
+    }
+
     pub(crate) async fn report(&self, code: i32) -> Result<(), Status> {
         let report = ReportMainProcessExitRequest {
             sandbox_id: self.sandbox_id.clone(),
@@ -177,7 +188,7 @@ impl Talk {
     }
 }
 
-/// The first frame of a relay.
+/// The first frame of a relay, as of an agent that does not count credit.
 pub(crate) fn init(channel_id: &str) -> relay_frame::Payload {
-    relay_frame::Payload::Init(RelayInit { channel_id: channel_id.into() })
+    relay_frame::Payload::Init(RelayInit { channel_id: channel_id.into(), credit: 0 })
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use host::session::relay::RelayStream;
-use proto::budget::{RELAY_CHUNK, VM_STREAM_WINDOW};
+use proto::budget::{RELAY_CHUNK, VM_CONNECTION_WINDOW, VM_STREAM_WINDOW};
 use proto::openshell::v1::gateway_message::Payload;
 use proto::openshell::v1::relay_frame::Payload as Frame;
 use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::supervisor_message::Payload as Said;
 use proto::openshell::v1::{ExecSandboxRequest, RelayFrame, RelayOpenResult, SshRelayTarget};
 use proto::relay::data_frame;
+use proto::relay::flow::{Incoming, Outgoing};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,6 +24,8 @@ use crate::stage::{PATIENCE, Stage};
 
 /// For which nothing has been taken from whoever pours.
 const STUCK: Duration = Duration::from_secs(1);
+/// With the credit of all of them, several times what fits into the window of their connection.
+const STOPPED: usize = 12;
 /// More than fits into the windows of one connection.
 const PIECES: usize = 32;
 
@@ -42,6 +45,18 @@ async fn opened(
     let asked = asked(stage, sandbox_id);
     let (send, frames) = agent.relay(init(&ordered(talk).await)).await.expect("a relay");
     (asked.await.expect("join").expect("a relay"), send, frames)
+}
+
+/// The same with an agent that counts credit.
+async fn opened_counted(
+    stage: &Stage,
+    sandbox_id: Uuid,
+    agent: &Agent,
+    talk: &mut Talk,
+) -> (RelayStream, Incoming, Outgoing) {
+    let asked = asked(stage, sandbox_id);
+    let (incoming, outgoing) = agent.counted_relay(&ordered(talk).await).await.expect("a relay");
+    (asked.await.expect("join").expect("a relay"), incoming, outgoing)
 }
 
 async fn ordered(talk: &mut Talk) -> String {
@@ -80,7 +95,54 @@ async fn bytes_go_both_ways_and_the_end_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_readers_that_have_stopped_hold_up_nobody_else() {
+async fn readers_that_have_stopped_hold_up_nobody_else() {
+    let stage = Stage::up().await;
+    let mine = stage.launched("mine").await;
+    let agent = Agent::of(&stage, &mine).await;
+    let mut talk = agent.session(1).await;
+    let piece = Bytes::from(vec![7; RELAY_CHUNK]);
+    let mut stopped = vec![];
+    for _ in 0..STOPPED {
+        let (relay, incoming, outgoing) = opened_counted(&stage, mine.id, &agent, &mut talk).await;
+        let mut sent = 0;
+        // Until nothing is taken any more.
+        while timeout(STUCK, outgoing.send(piece.clone())).await.is_ok() {
+            sent += piece.len();
+        }
+        assert!(sent < 2 * VM_CONNECTION_WINDOW as usize, "{sent} bytes for nobody");
+        stopped.push((relay, incoming, outgoing, sent));
+    }
+    let (relay, mut incoming, outgoing) = opened_counted(&stage, mine.id, &agent, &mut talk).await;
+    let sent = Bytes::from((0..1_000_000_u32).map(|n| (n % 251) as u8).collect::<Vec<_>>());
+    let expected = sent.clone();
+    let guest = tokio::spawn(async move {
+        let mut got = vec![];
+        while let Some(data) = incoming.recv().await {
+            got.extend_from_slice(&data.expect("data"));
+        }
+        assert!(got == expected, "{} bytes arrived", got.len());
+        // After the other direction's end, and with more than any credit.
+        outgoing.send(expected).await.expect("open");
+    });
+    let (mut read, mut write) = tokio::io::split(relay);
+    write.write_all(&sent).await.expect("write");
+    write.shutdown().await.expect("close");
+    let mut back = vec![];
+    timeout(PATIENCE, read.read_to_end(&mut back)).await.expect("not held up").expect("read");
+    assert!(back == sent, "{} bytes came back", back.len());
+    guest.await.expect("the guest's side");
+    timeout(PATIENCE, agent.sync()).await.expect("Sync is not held up").expect("Sync");
+    // Nothing of the others is lost.
+    for (mut relay, _incoming, outgoing, sent) in stopped {
+        drop(outgoing);
+        let mut rest = vec![];
+        timeout(PATIENCE, relay.read_to_end(&mut rest)).await.expect("an end").expect("read");
+        assert_eq!(rest.len(), sent);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_stopped_readers_of_an_agent_that_does_not_count_hold_up_nobody_else() {
     let stage = Stage::up().await;
     let mine = stage.launched("mine").await;
     let agent = Agent::of(&stage, &mine).await;
