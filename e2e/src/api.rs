@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
+use proto::budget;
 use proto::openshell::v1::exec_sandbox_event::Payload;
 use proto::openshell::v1::open_shell_client::OpenShellClient;
 use proto::openshell::v1::*;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 use tower::service_fn;
@@ -22,7 +25,12 @@ pub async fn channel(socket: &Path) -> Result<Channel, tonic::transport::Error> 
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    Endpoint::from_static("http://gateway").connect_with_connector(connect).await
+    // As the command line has it: a client that does not read is not sent megabytes.
+    Endpoint::from_static("http://gateway")
+        .initial_stream_window_size(budget::USER_STREAM_WINDOW)
+        .initial_connection_window_size(budget::USER_CONNECTION_WINDOW)
+        .connect_with_connector(connect)
+        .await
 }
 
 /// The local user's client.
@@ -109,6 +117,25 @@ impl Api {
     pub async fn delete(&self, name: &str) -> Result<DeletionOutcome, Status> {
         let request = DeleteSandboxRequest { name: name.into(), ..Default::default() };
         Ok(self.client.clone().delete_sandbox(request).await?.into_inner().outcome())
+    }
+
+    /// Opens a stream to a port on the sandbox's loopback: what goes there, and what comes.
+    ///
+    /// # Errors
+    /// The gateway's.
+    pub async fn forward(
+        &self,
+        name: &str,
+        port: u16,
+    ) -> Result<(mpsc::Sender<TcpForwardFrame>, Streaming<TcpForwardFrame>), Status> {
+        let target = TcpRelayTarget { host: "127.0.0.1".into(), port: port.into() };
+        let target = Some(tcp_forward_init::Target::Tcp(target));
+        let init = TcpForwardInit { sandbox: name.into(), target, ..Default::default() };
+        let (frames, requests) = mpsc::channel(1);
+        let init = TcpForwardFrame { payload: Some(tcp_forward_frame::Payload::Init(init)) };
+        frames.send(init).await.map_err(|_| Status::internal("nobody takes it"))?;
+        let replies = self.client.clone().forward_tcp(ReceiverStream::new(requests)).await?;
+        Ok((frames, replies.into_inner()))
     }
 
     /// Starts an exec and returns its events.

@@ -1,4 +1,4 @@
-//! A gateway that stands still freezes nobody.
+//! A gateway that stands still freezes nobody, and a client that does holds up itself alone.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use e2e::world::World;
 use libtest_mimic::Trial;
 use proto::budget;
 use proto::openshell::v1::exec_sandbox_event::Payload;
+use proto::openshell::v1::{TcpForwardFrame, tcp_forward_frame};
 use rustix::process::Signal;
 
 use crate::uptime::{TICKER, longest_gap, ticks};
@@ -14,6 +15,7 @@ use crate::{TTL, trial};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("relay::a_gateway_that_stops_reading_does_not_stop_the_vm", stopped_gateway),
+        trial("relay::clients_that_pause_hold_up_nobody_else", paused_clients),
         trial("relay::short_lines_to_a_gateway_that_stops_reading_do_not_stop_the_vm", short_lines),
     ]
 }
@@ -130,4 +132,68 @@ async fn short_lines() {
     assert!(gap < 1.0, "the guest stood still for {gap:.2} s");
     world.delete("chatty").await;
     assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+/// With the credit of all of them, several times the window of their connection.
+const PAUSED: usize = 8;
+const PORT: u16 = 7777;
+/// To whoever connects, more than all buffers on the way hold.
+const SERVER: &str = "echo 'exec seq 1 100000' > /tmp/pour; exec nc -ll -p 7777 -e /bin/sh /tmp/pour";
+/// For the buffers of a paused client to fill.
+const FILLED: Duration = Duration::from_secs(3);
+
+/// All relays of a sandbox share a connection, and what is not read must not stay in its window.
+async fn paused_clients() {
+    let world = World::quick(TTL).await;
+    let api = world.api().await;
+    world.ready("shared", &TICKER).await;
+    let _server = api.exec_stream("shared", &["/bin/sh", "-c", SERVER]).await.expect("exec");
+    while api.exec("shared", &["nc", "-w", "1", "127.0.0.1", &PORT.to_string(), "-e", "true"]).await.expect("exec").code
+        != 0
+    {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let mut paused = vec![];
+    for number in 0..PAUSED {
+        let (frames, mut replies) = api.forward("shared", PORT).await.expect("forward");
+        let first = tokio::time::timeout(Duration::from_secs(60), replies.message()).await;
+        let first =
+            first.unwrap_or_else(|_| panic!("nothing came to client {number}")).expect("a frame").expect("data");
+        paused.push((frames, replies, data(first)));
+    }
+    tokio::time::sleep(FILLED).await;
+
+    // Longer than a session lives whose Sync is not answered.
+    let lost = budget::heartbeat(TTL) * (budget::HEARTBEATS_MISSED + 1) + budget::UNARY;
+    let until = std::time::Instant::now() + lost;
+    let mut answered = 0;
+    while std::time::Instant::now() < until {
+        assert_eq!(api.sh("shared", "echo here").await, "here\n");
+        answered += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    println!("relay: {answered} execs were answered beside {PAUSED} clients that had paused");
+
+    let expected = (1..=100_000).map(|number| format!("{number}\n")).collect::<String>();
+    for (number, (_frames, mut replies, mut received)) in paused.into_iter().enumerate() {
+        assert!(received.len() < expected.len() / 2, "client {number} had all at once");
+        let rest = async {
+            while let Some(frame) = replies.message().await.unwrap_or_else(|status| panic!("client {number}: {status}"))
+            {
+                received.extend(data(frame));
+            }
+        };
+        let rest = tokio::time::timeout(Duration::from_secs(60), rest).await;
+        rest.unwrap_or_else(|_| panic!("no end came to client {number}"));
+        assert!(received == expected.as_bytes(), "client {number} has other bytes, {}", received.len());
+    }
+    world.delete("shared").await;
+    assert_eq!(world.traces(), Vec::<String>::new());
+}
+
+fn data(frame: TcpForwardFrame) -> Vec<u8> {
+    match frame.payload {
+        Some(tcp_forward_frame::Payload::Data(data)) => data.into(),
+        other => panic!("no data: {other:?}"),
+    }
 }

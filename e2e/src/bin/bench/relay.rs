@@ -6,13 +6,9 @@ use e2e::api::Api;
 use e2e::world::World;
 use proto::budget;
 use proto::openshell::v1::tcp_forward_frame::Payload;
-use proto::openshell::v1::tcp_forward_init::Target;
-use proto::openshell::v1::{TcpForwardFrame, TcpForwardInit, TcpRelayTarget};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::bare::Bare;
 use crate::report::{Bar, Ratio, Report};
@@ -125,12 +121,7 @@ impl Meter {
 }
 
 async fn forwarded(api: &Api, sandbox: &str, port: u16) -> Duration {
-    let target = Target::Tcp(TcpRelayTarget { host: "127.0.0.1".into(), port: port.into() });
-    let init = TcpForwardInit { sandbox: sandbox.into(), target: Some(target), ..Default::default() };
-    let (frames, requests) = mpsc::channel(1);
-    frames.send(TcpForwardFrame { payload: Some(Payload::Init(init)) }).await.expect("send");
-    let mut replies =
-        api.client.clone().forward_tcp(ReceiverStream::new(requests)).await.expect("forward").into_inner();
+    let (_frames, mut replies) = api.forward(sandbox, port).await.expect("forward");
     let mut meter = Meter::default();
     let all = async {
         while let Some(frame) = replies.message().await.expect("a frame") {
