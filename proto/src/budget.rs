@@ -42,7 +42,7 @@ pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
 /// holds this much of the connection's window: three may, and the others and the Sync of that connection go on.
 pub const VM_STREAM_WINDOW: u32 = 32 * 1024;
 /// Bytes of a relay that may be on their way in each direction, or wait for whoever reads them. Each end of a relay holds
-/// so much at most.
+/// so much at most, and a piece that is being handed over.
 pub const RELAY_CREDIT: u32 = 64 * 1024;
 /// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
 pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;

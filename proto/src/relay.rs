@@ -19,6 +19,11 @@ pub fn data_frame(data: Bytes) -> RelayFrame {
     RelayFrame { payload: Some(Payload::Data(data)), padding, ..RelayFrame::default() }
 }
 
+/// A frame that carries no data, as long as one that does.
+pub(crate) fn without_data(frame: RelayFrame) -> RelayFrame {
+    RelayFrame { padding: Bytes::from_static(&PADDING), ..frame }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ use proto::relay::flow::{self, Incoming, Outgoing};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -65,11 +66,11 @@ pub(super) async fn run(
     let _ = frames.try_send(init);
     let _ = answer.try_send(result(channel_id.clone(), Ok(())));
     let opening = client.openshell.relay_stream(ReceiverStream::new(source));
-    let mut flow = None;
+    let mut flow = JoinSet::new();
     let reason = match timeout(budget::RELAY_OPEN, opening).await {
         Ok(Ok(stream)) => {
             let (end, incoming, outgoing) = flow::end();
-            flow = Some(tokio::spawn(flow::carry(end, stream.into_inner(), frames, order.credit)));
+            flow.spawn(flow::carry(end, stream.into_inner(), frames, order.credit));
             carry(target, incoming, outgoing).await.err()
         }
         Ok(Err(status)) => Some(format!("the gateway refused the relay stream: {}", brief(&status))),
@@ -80,9 +81,7 @@ pub(super) async fn run(
         let _ = answer.try_send(message(supervisor_message::Payload::RelayClose(close)));
     }
     // What the target said last is still sent, and the connection needed until then.
-    if let Some(flow) = flow {
-        let _ = flow.await;
-    }
+    let _ = flow.join_next().await;
 }
 
 async fn prepare(
@@ -121,7 +120,22 @@ async fn carry(target: Target, incoming: Incoming, outgoing: Outgoing) -> Result
         }
         Target::Tcp(stream) => {
             let (read, write) = stream.into_split();
-            tokio::try_join!(pump_in(incoming, write), pump_out(read, outgoing)).map(drop)
+            let (inwards, outwards) = (pump_in(incoming, write), pump_out(read, outgoing));
+            tokio::pin!(inwards, outwards);
+            tokio::select! {
+                ended = &mut inwards => match ended {
+                    Ok(()) => outwards.await,
+                    Err(why) => Err(why),
+                },
+                ended = &mut outwards => match ended {
+                    Ok(()) => inwards.await,
+                    Err(why) => {
+                        // What came before is still the target's, if it takes it.
+                        let _ = timeout(budget::UNARY, inwards).await;
+                        Err(why)
+                    }
+                },
+            }
         }
     }
 }

@@ -65,7 +65,16 @@ async fn carry(
     from_sandbox: RelayReader,
     frames: Frames,
 ) {
-    tokio::join!(inwards(inbound, to_sandbox), outwards(from_sandbox, frames));
+    let (inwards, outwards) = (inwards(inbound, to_sandbox), outwards(from_sandbox, frames));
+    tokio::pin!(inwards, outwards);
+    tokio::select! {
+        () = &mut inwards => drop(outwards.await),
+        there = &mut outwards => {
+            if there {
+                inwards.await;
+            }
+        }
+    }
 }
 
 async fn inwards(mut inbound: Streaming<TcpForwardFrame>, to_sandbox: RelayWriter) {
@@ -82,21 +91,22 @@ async fn inwards(mut inbound: Streaming<TcpForwardFrame>, to_sandbox: RelayWrite
     }
 }
 
-async fn outwards(mut from_sandbox: RelayReader, frames: Frames) {
+/// Returns whether the caller is still there.
+async fn outwards(mut from_sandbox: RelayReader, frames: Frames) -> bool {
     loop {
         let next = tokio::select! {
             next = from_sandbox.next() => next,
             // A sandbox that says nothing must not keep a relay whose caller has left.
-            () = frames.closed() => return,
+            () = frames.closed() => return false,
         };
         let reply = match next {
             Ok(Some(data)) => Ok(TcpForwardFrame { payload: Some(Payload::Data(data)) }),
-            Ok(None) => return,
+            Ok(None) => return true,
             Err(status) => Err(Status::unavailable(format!("the relay broke: {}", status.message()))),
         };
         let last = reply.is_err();
         if frames.send(reply).await.is_err() || last {
-            return;
+            return false;
         }
     }
 }

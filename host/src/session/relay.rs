@@ -14,8 +14,10 @@ use proto::openshell::v1::relay_open::Target;
 use proto::openshell::v1::{RelayFrame, RelayOpen};
 use proto::relay::flow::{self, Incoming, Outgoing};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::PollSender;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -98,9 +100,10 @@ impl Relays {
             .ok_or_else(|| Status::permission_denied("no such relay was asked of this sandbox"))?;
         let (outbound, receiver) = mpsc::channel(OUTBOUND);
         let (end, incoming, outgoing) = flow::end();
-        let stream = RelayStream { incoming, buffer: Bytes::new(), outgoing: PollSender::new(outgoing) };
+        let flow = tokio::spawn(flow::carry(end, inbound, outbound, init.credit));
+        let held = Arc::new(Held(flow.abort_handle()));
+        let stream = RelayStream { incoming, buffer: Bytes::new(), outgoing: PollSender::new(outgoing), held };
         pending.opened.send(Ok(stream)).map_err(|_| Status::cancelled("whoever asked for the relay has left"))?;
-        tokio::spawn(flow::carry(end, inbound, outbound, init.credit));
         Ok(receiver)
     }
 
@@ -120,19 +123,38 @@ pub struct RelayStream {
     incoming: Incoming,
     buffer: Bytes,
     outgoing: PollSender<Bytes>,
+    held: Arc<Held>,
 }
 
 /// What comes out of a relay, in the pieces in which it comes.
-pub struct RelayReader(Incoming);
+pub struct RelayReader(Incoming, #[expect(dead_code, reason = "its end is what counts")] Arc<Held>);
 
 /// What goes into a relay. Dropped, it says that there is no more.
-pub struct RelayWriter(Outgoing);
+pub struct RelayWriter(Outgoing, #[expect(dead_code, reason = "its end is what counts")] Arc<Held>);
+
+/// Whoever uses a relay. What they gave last is sent after they have left, unless the sandbox does not take it: the agent
+/// has to hear that nobody is there.
+struct Held(AbortHandle);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let flow = self.0.clone();
+        if !flow.is_finished()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                sleep(budget::UNARY).await;
+                flow.abort();
+            });
+        }
+    }
+}
 
 impl RelayStream {
     /// The two directions of a new relay, for whoever needs no stream of bytes.
     pub fn split(self) -> Option<(RelayReader, RelayWriter)> {
         let writer = self.outgoing.get_ref()?.clone();
-        Some((RelayReader(self.incoming), RelayWriter(writer)))
+        Some((RelayReader(self.incoming, self.held.clone()), RelayWriter(writer, self.held)))
     }
 }
 

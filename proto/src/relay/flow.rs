@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
-use super::{SHORT, data_frame};
+use super::{SHORT, data_frame, without_data};
 use crate::budget::{RELAY_CHUNK, RELAY_CREDIT, UNARY};
 use crate::openshell::v1::RelayFrame;
 use crate::openshell::v1::relay_frame::Payload;
@@ -97,23 +97,23 @@ impl Flow {
         queue: mpsc::UnboundedSender<Result<Bytes, Status>>,
     ) {
         let mut queue = Some(queue);
-        while let Some(frame) = frames.next().await {
-            let received = match frame {
-                Ok(frame) => self.take(frame, &mut queue).await,
-                Err(status) => Err(status),
+        let broken = loop {
+            let received = match frames.next().await {
+                Some(Ok(frame)) => self.take(frame, &mut queue).await,
+                Some(Err(status)) => Err(status),
+                None if self.counted => Err(Status::aborted("it broke off before its end")),
+                // The end of the stream is that of the data.
+                None => return,
             };
             if let Err(status) = received {
-                if let Some(queue) = &queue {
-                    let _ = queue.send(Err(status));
-                }
-                break;
+                break status;
             }
+        };
+        // After an end there is nobody to tell.
+        if let Some(queue) = queue {
+            let _ = queue.send(Err(broken));
         }
-        drop(queue);
-        if self.counted {
-            // Where it does not count, it has only said that no more comes.
-            self.gone.notify_one();
-        }
+        self.gone.notify_one();
     }
 
     async fn take(
@@ -127,17 +127,20 @@ impl Flow {
         self.credit.add_permits(frame.credit as usize);
         match frame.payload {
             Some(Payload::Data(data)) => {
+                let Some(queue) = queue else { return Err(Status::data_loss("data came after the end")) };
                 let charge = charge(&data);
                 let room = match self.counted {
+                    true if data.len() > RELAY_CHUNK => None,
                     true => self.room.try_acquire_many(charge).ok(),
                     false => self.room.acquire_many(charge).await.ok(),
                 };
                 room.ok_or_else(|| Status::resource_exhausted("more was sent than there was credit for"))?.forget();
-                if let Some(queue) = queue {
-                    let _ = queue.send(Ok(data));
-                }
+                // A slice keeps the whole message in memory, with whatever else the peer put into it.
+                let whole = data.len() >= RELAY_CHUNK;
+                let _ = queue.send(Ok(if whole { data } else { Bytes::copy_from_slice(&data) }));
             }
             Some(Payload::Init(_)) => return Err(Status::data_loss("a relay begins once")),
+            None if frame.credit == 0 && !frame.end => return Err(Status::data_loss("a frame has nothing in it")),
             None => {}
         }
         if frame.end {
@@ -156,14 +159,15 @@ impl Flow {
         let mut owed = 0;
         loop {
             let next = tokio::select! {
-                next = queued.recv() => next,
+                biased;
+                () = incoming.closed() => return,
                 // Never waited for alone: a peer that is gone takes none, and what it sent before is delivered.
                 Some(given) = reserve(peer.as_ref()), if owed >= GIVEN_BACK => {
-                    given.send(RelayFrame { credit: owed, ..RelayFrame::default() });
+                    given.send(without_data(RelayFrame { credit: owed, ..RelayFrame::default() }));
                     owed = 0;
                     continue;
                 }
-                () = incoming.closed() => return,
+                next = queued.recv() => next,
             };
             let Some(next) = next else { return };
             let charge = next.as_ref().map_or(0, charge);
@@ -171,7 +175,9 @@ impl Flow {
                 return;
             }
             self.room.add_permits(charge as usize);
-            owed += charge;
+            if self.counted {
+                owed += charge;
+            }
         }
     }
 
@@ -192,7 +198,7 @@ impl Flow {
                 }
             }
             if self.counted {
-                let _ = peer.send(RelayFrame { end: true, ..RelayFrame::default() }).await;
+                let _ = peer.send(without_data(RelayFrame { end: true, ..RelayFrame::default() })).await;
             }
         };
         tokio::select! {
@@ -208,9 +214,9 @@ async fn reserve(peer: Option<&mpsc::Sender<RelayFrame>>) -> Option<mpsc::Permit
     peer?.reserve().await.ok()
 }
 
-/// What a frame costs: as much as it is long, padding included.
+/// What a frame costs. Where nobody counts, one may be longer than all the room there is.
 fn charge(data: &Bytes) -> u32 {
-    data.len().max(SHORT).try_into().unwrap_or(u32::MAX)
+    data.len().clamp(SHORT, RELAY_CREDIT as usize).try_into().unwrap_or(RELAY_CREDIT)
 }
 
 #[cfg(test)]
@@ -349,10 +355,13 @@ mod tests {
         let flood = std::iter::repeat_n(data_frame(chunk()), RELAY_CREDIT as usize / RELAY_CHUNK + 3).collect();
         let credit = RelayFrame { credit: u32::MAX, ..RelayFrame::default() };
         let init = RelayFrame { payload: Some(Payload::Init(Default::default())), ..RelayFrame::default() };
+        let long = data_frame(Bytes::from(vec![7; RELAY_CHUNK + 1]));
         for (what, frames, message) in [
             ("a flood", flood, "more was sent than there was credit for"),
             ("no sane credit", vec![credit], "more credit was given than anybody can use"),
             ("a second start", vec![init], "a relay begins once"),
+            ("a long frame", vec![long], "more was sent than there was credit for"),
+            ("nothing", vec![RelayFrame::default()], "a frame has nothing in it"),
         ] {
             let frames: Vec<RelayFrame> = frames;
             let mut half = half(RELAY_CREDIT);
@@ -372,15 +381,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_before_a_peer_went_is_delivered() {
-        for gone in [None, Some(Status::aborted("reset"))] {
+    async fn what_came_before_a_peer_went_is_delivered_and_the_break_is_told() {
+        for reset in [false, true] {
             let mut half = half(RELAY_CREDIT);
             for _ in 0..2 {
                 within("it reads", half.say.send(Ok(data_frame(chunk())))).await.expect("open");
             }
-            let broken = gone.is_some();
-            if let Some(status) = gone {
-                within("it reads", half.say.send(Err(status))).await.expect("open");
+            if reset {
+                within("it reads", half.say.send(Err(Status::aborted("reset")))).await.expect("open");
             }
             drop(half.say);
             within("the user hears of it", half.outgoing.closed()).await;
@@ -388,10 +396,42 @@ mod tests {
                 let data = within("what came before", half.incoming.recv()).await.expect("open").expect("data");
                 assert_eq!(data.len(), RELAY_CHUNK);
             }
-            let last = within("the end", half.incoming.recv()).await;
-            assert_eq!(last.is_some_and(|last| last.is_err()), broken);
+            let why = within("the break", half.incoming.recv()).await.expect("open").expect_err("no good end");
+            assert_eq!(why.message(), if reset { "reset" } else { "it broke off before its end" });
+            assert!(within("the end", half.incoming.recv()).await.is_none());
             within("nothing is left", half.carrying).await.expect("join");
         }
+    }
+
+    #[tokio::test]
+    async fn a_piece_does_not_keep_the_message_that_it_came_in() {
+        let half = half(RELAY_CREDIT);
+        let message = Bytes::from(vec![7; 1 << 17]);
+        for _ in 0..2 {
+            let piece = message.slice(..RELAY_CHUNK / 2);
+            let frame = RelayFrame { payload: Some(Payload::Data(piece)), ..RelayFrame::default() };
+            within("it reads", half.say.send(Ok(frame))).await.expect("open");
+        }
+        let free = async {
+            while !message.is_unique() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the message is free", free).await;
+        drop(half.incoming);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_counts_a_frame_may_be_longer_than_the_room() {
+        let mut half = half(0);
+        let long = data_frame(Bytes::from(vec![7; 2 * RELAY_CREDIT as usize]));
+        for _ in 0..3 {
+            within("it reads", half.say.send(Ok(long.clone()))).await.expect("open");
+            let data = within("all of it", half.incoming.recv()).await.expect("open").expect("data");
+            assert_eq!(data.len(), 2 * RELAY_CREDIT as usize);
+        }
+        drop(half.say);
+        assert!(within("the end", half.incoming.recv()).await.is_none());
     }
 
     #[tokio::test]
