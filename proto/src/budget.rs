@@ -41,11 +41,11 @@ pub const VM_CONNECTION_WINDOW: u32 = 128 * 1024;
 /// HTTP/2 stream window on per-VM sockets. A relay of an agent that does not count credit, whose reader has stopped,
 /// holds this much of the connection's window: three may, and the others and the Sync of that connection go on.
 pub const VM_STREAM_WINDOW: u32 = 32 * 1024;
+/// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
+pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes of a relay that may be on their way in each direction, or wait for whoever reads them. Each end of a relay holds
 /// so much at most, and a piece that is being handed over.
 pub const RELAY_CREDIT: u32 = 64 * 1024;
-/// The same window in the other direction: an agent always reads what it can, and no pipe is at stake.
-pub const AGENT_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 stream window between a user and the gateway, both ways.
 pub const USER_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 connection window between a user and the gateway, both ways. So far above a stream's because an

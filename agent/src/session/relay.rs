@@ -130,8 +130,10 @@ async fn carry(target: Target, incoming: Incoming, outgoing: Outgoing) -> Result
                 ended = &mut outwards => match ended {
                     Ok(()) => inwards.await,
                     Err(why) => {
-                        // What came before is still the target's, if it takes it.
-                        let _ = timeout(budget::UNARY, inwards).await;
+                        if why == GATEWAY_ENDED {
+                            // What came before is still the target's, if it takes it.
+                            let _ = timeout(budget::UNARY, inwards).await;
+                        }
                         Err(why)
                     }
                 },
