@@ -30,7 +30,7 @@ const BUILD: &str = env!("AGENT_BUILD");
 type Transport = InterceptedService<Channel, Credentials>;
 
 /// What the gateway may send before the agent has read it. Room for every relay to stand still at once, and some
-/// more: relays whose targets do not read must not keep back the answers to Sync.
+/// more: relays whose targets do not read must not keep back the answers to Sync of a gateway that does not count credit.
 const RECEIVE_WINDOW: u32 = (RELAYS_MAX as u32 + 2) * budget::AGENT_STREAM_WINDOW;
 
 /// The longest silence of a gateway that is alive, while pings ask for its answers.

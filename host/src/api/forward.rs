@@ -23,7 +23,7 @@ use crate::status;
 /// What a forward answers.
 pub type ForwardFrames = Pin<Box<dyn Stream<Item = Result<TcpForwardFrame, Status>> + Send>>;
 
-/// Pieces that wait for a slow reader; more wait in the sandbox.
+/// Pieces that wait for a slow reader; more wait in the relay, and in the sandbox.
 const QUEUE: usize = 4;
 
 type Frames = mpsc::Sender<Result<TcpForwardFrame, Status>>;
