@@ -200,6 +200,20 @@ async fn an_exit_is_reported_until_it_is_taken_and_a_stop_is_heard() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn an_exit_is_reported_after_a_sync_that_could_tell_of_it() {
+    let gateway = Gateway::new(HEARTBEAT);
+    let agent = Agent::start();
+    agent.publish(1);
+    let _running = gateway.listen(&agent.socket());
+    gateway.until("a Sync", |state| !state.syncs.is_empty()).await;
+    let session = agent.session.clone();
+    gateway.state().during_sync = Some(Box::new(move || drop(session.main_exit.send_replace(Some(23)))));
+    gateway.until("the report", |state| state.exit_code == Some(23)).await;
+    let (meanwhile, reported) = (gateway.state().syncs_meanwhile, gateway.state().syncs_at_report);
+    assert!(reported > meanwhile, "the crash loop that goes with it was not told: {meanwhile} and {reported} Syncs");
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn secrets_come_by_the_session_and_again_when_they_change() {
     let gateway = Gateway::new(HEARTBEAT);
     let agent = Agent::start();

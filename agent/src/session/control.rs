@@ -210,6 +210,9 @@ async fn chores(session: Arc<Session>, mut client: Client, woken: &mut mpsc::Rec
         if woken.recv().await.is_none() {
             return "the session is over".to_owned();
         }
+        // Taken before the Sync, which then tells of the last run: the gateway reads the report by it. A code that comes
+        // while it is on its way is for the next one.
+        let code = *session.main_exit.borrow();
         let reply = match sync(&mut client, &session).await {
             Ok(reply) => reply,
             Err(status) => {
@@ -222,7 +225,6 @@ async fn chores(session: Arc<Session>, mut client: Client, woken: &mut mpsc::Rec
         {
             tracing::warn!(suppressed, "{why}");
         }
-        let code = *session.main_exit.borrow();
         if let Some(exit_code) = code
             && !*session.reported.borrow()
             && let Err(why) = report(&session, &mut client, exit_code).await

@@ -37,6 +37,11 @@ pub(crate) struct State {
     pub(crate) syncs: Vec<(usize, String)>,
     /// A bearer that is not accepted any more, and what happens when it is refused.
     pub(crate) revoked: Option<(String, Box<dyn Fn() + Send>)>,
+    /// What happens in the guest while the next Sync is on its way.
+    pub(crate) during_sync: Option<Box<dyn FnOnce() + Send>>,
+    /// How many had come by then, and when an exit was reported.
+    pub(crate) syncs_meanwhile: usize,
+    pub(crate) syncs_at_report: usize,
     pub(crate) agent: Option<(String, String)>,
     pub(crate) exit_code: Option<i32>,
     pub(crate) heartbeats: u32,
@@ -219,6 +224,10 @@ impl Vm for Gateway {
                 refused = true;
             }
             state.syncs.push((connection, bearer));
+            if let Some(happens) = state.during_sync.take() {
+                happens();
+                state.syncs_meanwhile = state.syncs.len();
+            }
             state.held_secrets = held_secrets;
         });
         if refused {
@@ -323,7 +332,10 @@ impl OpenShell for Gateway {
         let mut refused = false;
         self.note(|state| match state.refuse_reports.checked_sub(1) {
             Some(left) => (state.refuse_reports, refused) = (left, true),
-            None => state.exit_code = Some(request.into_inner().exit_code),
+            None => {
+                state.exit_code = Some(request.into_inner().exit_code);
+                state.syncs_at_report = state.syncs.len();
+            }
         });
         if refused { Err(Status::aborted("again")) } else { Ok(Response::new(ReportMainProcessExitResponse {})) }
     }
