@@ -85,6 +85,16 @@ impl Agent {
         Self { directory, session }
     }
 
+    /// An agent with a token, and a gateway that has heard of it.
+    async fn connected() -> (Gateway, Self, gateway::Running) {
+        let gateway = Gateway::new(HEARTBEAT);
+        let agent = Self::start();
+        agent.publish(1);
+        let running = gateway.listen(&agent.socket());
+        gateway.until("a Sync", |state| !state.syncs.is_empty()).await;
+        (gateway, agent, running)
+    }
+
     fn socket(&self) -> PathBuf {
         self.directory.path().join("gateway.sock")
     }
@@ -182,12 +192,8 @@ async fn a_revocation_that_overtakes_a_sync_costs_no_connection() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn an_exit_is_reported_until_it_is_taken_and_a_stop_is_heard() {
-    let gateway = Gateway::new(HEARTBEAT);
-    let agent = Agent::start();
-    agent.publish(1);
+    let (gateway, agent, _running) = Agent::connected().await;
     gateway.state().refuse_reports = 2;
-    let _running = gateway.listen(&agent.socket());
-    gateway.until("hello", |state| !state.hellos.is_empty()).await;
     agent.session.main_exit.send_replace(Some(23));
     gateway.until("the report", |state| state.exit_code == Some(23)).await;
     agent.session.reported.subscribe().wait_for(|reported| *reported).await.unwrap();
@@ -201,11 +207,7 @@ async fn an_exit_is_reported_until_it_is_taken_and_a_stop_is_heard() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn an_exit_is_reported_after_a_sync_that_could_tell_of_it() {
-    let gateway = Gateway::new(HEARTBEAT);
-    let agent = Agent::start();
-    agent.publish(1);
-    let _running = gateway.listen(&agent.socket());
-    gateway.until("a Sync", |state| !state.syncs.is_empty()).await;
+    let (gateway, agent, _running) = Agent::connected().await;
     let session = agent.session.clone();
     gateway.state().during_sync = Some(Box::new(move || {
         session.main_exit.send_replace(Some(23));
@@ -217,10 +219,7 @@ async fn an_exit_is_reported_after_a_sync_that_could_tell_of_it() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn secrets_come_by_the_session_and_again_when_they_change() {
-    let gateway = Gateway::new(HEARTBEAT);
-    let agent = Agent::start();
-    agent.publish(1);
-    let _running = gateway.listen(&agent.socket());
+    let (gateway, agent, _running) = Agent::connected().await;
     for revision in [3, 4] {
         gateway.state().secrets = revision;
         gateway.until("the agent to hold them", |state| state.held_secrets == revision).await;
@@ -244,11 +243,7 @@ async fn a_gateway_that_falls_silent_is_left_and_a_rejection_is_not_the_end() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_relay_carries_bytes_to_a_port_of_the_sandbox_and_nowhere_else() {
-    let gateway = Gateway::new(HEARTBEAT);
-    let agent = Agent::start();
-    agent.publish(1);
-    let _running = gateway.listen(&agent.socket());
-    gateway.until("hello", |state| !state.hellos.is_empty()).await;
+    let (gateway, _agent, _running) = Agent::connected().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = u32::from(listener.local_addr().unwrap().port());
     tokio::spawn(async move {

@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use super::connection::Client;
-use super::control::{brief, message};
-use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND, connect};
 use bytes::{Bytes, BytesMut};
 use proto::budget;
 use proto::openshell::v1::{
@@ -18,6 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+
+use super::connection::Client;
+use super::control::{brief, message};
+use crate::ssh::{Server, TRANSPORT_INBOUND, TRANSPORT_OUTBOUND, connect};
 
 /// Frames that wait for the connection's window; beyond them the source waits.
 const FRAMES: usize = 1;
