@@ -13,6 +13,7 @@ pub mod link;
 pub mod phase;
 pub mod record;
 pub mod registry;
+pub mod rules;
 pub mod spec;
 pub mod task;
 pub mod view;

@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 
 use super::lifecycle::workspace;
 use super::services::Api;
-use crate::sandbox::spec;
+use crate::sandbox::rules;
 use crate::session::exec::{Beside, Exec, Input, Output, start};
 use crate::status;
 
@@ -157,7 +157,7 @@ fn check(request: &ExecSandboxRequest) -> Result<(), Status> {
         return Err(status::invalid("command", "command and workdir may not hold NUL bytes"));
     }
     let variables = request.environment.clone().into_iter().collect();
-    spec::environment(&variables, &["OPENSHELL_PYFUNC_B64"]).map_err(|error| status::invalid("environment", error))
+    rules::environment(&variables, &["OPENSHELL_PYFUNC_B64"]).map_err(|error| status::invalid("environment", error))
 }
 
 fn time_limit(request: &ExecSandboxRequest) -> Result<Option<Duration>, Status> {

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::reply::timestamp;
 use super::services::Api;
-use crate::sandbox::spec;
+use crate::sandbox::rules;
 use crate::sandbox::task::Handle;
 use crate::sandbox::view::wall_ms;
 use crate::secrets::SecretsError;
@@ -27,9 +27,9 @@ impl Api {
 
     pub(super) fn set_secret(&self, request: SetSecretRequest, who: &str) -> Result<SetSecretReply, Status> {
         let SetSecretRequest { provider, key, value } = request;
-        spec::name(&provider).map_err(|error| status::invalid("provider", format!("provider: {error}")))?;
+        rules::name(&provider).map_err(|error| status::invalid("provider", format!("provider: {error}")))?;
         let one = [(key.clone(), value)].into();
-        spec::environment(&one, &[]).map_err(|error| status::invalid("key", error))?;
+        rules::environment(&one, &[]).map_err(|error| status::invalid("key", error))?;
         let value = one.into_values().next().map(SecretString::from).unwrap_or_default();
         self.secrets.set(&provider, &key, value, wall_ms(&*self.clock)).map_err(refused)?;
         tracing::info!(provider, key, who, "audit: set a secret");

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use prost_types::{Struct, value::Kind};
 use proto::boot::RestartPolicy;
-use proto::budget::{BOOT_SPEC_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, VARIABLE_NAME_MAX, VARIABLE_VALUE_MAX};
+use proto::budget::BOOT_SPEC_MAX;
 use proto::openshell::v1::{CreateSandboxRequest, SandboxRestartPolicy, SandboxSpec, SandboxTemplate};
 use proto::service::Service;
 use proto::{annotation, service};
 use serde::{Deserialize, Serialize};
 
+use super::rules::{environment, name};
 use crate::quantity;
 
 /// A checked request: the shape that is stored.
@@ -62,7 +63,6 @@ pub struct Bounds {
     pub max_memory_mib: u32,
 }
 
-const NAME_MAX: usize = 19;
 const REQUEST_ID_MAX: usize = 128;
 const PROVIDERS_MAX: usize = 16;
 const LABELS_MAX: usize = 64;
@@ -134,24 +134,6 @@ pub fn check(request: &CreateSandboxRequest, bounds: &Bounds) -> Result<Spec, In
     })
 }
 
-/// A DNS label of at most 19 characters without `--`.
-///
-/// # Errors
-/// Which rule the name breaks.
-pub fn name(name: &str) -> Result<(), String> {
-    let bad = |rule: &str| Err(format!("name `{}`: {rule}", name.escape_debug()));
-    if name.is_empty() || name.len() > NAME_MAX {
-        return bad("must have 1 to 19 characters");
-    }
-    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
-        return bad("may hold only a-z, 0-9 and -");
-    }
-    if name.starts_with('-') || name.ends_with('-') || name.contains("--") {
-        return bad("may not begin or end with - or hold two in a row");
-    }
-    Ok(())
-}
-
 fn few(what: &str, map: &HashMap<String, String>) -> Result<(), String> {
     let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if map.len() > LABELS_MAX || bytes > LABELS_BYTES_MAX {
@@ -199,36 +181,6 @@ fn providers(names: &[String]) -> Result<Vec<String>, String> {
         }
     }
     Ok(names.to_vec())
-}
-
-/// Environment limits; `exempt` names reserved keys that are allowed here.
-///
-/// # Errors
-/// The key and the rule that it breaks.
-pub fn environment(variables: &BTreeMap<String, String>, exempt: &[&str]) -> Result<(), String> {
-    if variables.len() > ENVIRONMENT_MAX {
-        return Err(format!("environment: {} variables; at most {ENVIRONMENT_MAX} are allowed", variables.len()));
-    }
-    let bytes: usize = variables.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if bytes > ENVIRONMENT_BYTES_MAX {
-        return Err(format!("environment: {bytes} bytes in all; at most {ENVIRONMENT_BYTES_MAX} are allowed"));
-    }
-    for (key, value) in variables {
-        let bad = |rule: &str| Err(format!("environment variable `{}`: {rule}", key.escape_debug()));
-        if key.is_empty() || key.len() > VARIABLE_NAME_MAX || key.contains('=') {
-            return bad("names have 1 to 256 bytes and no =");
-        }
-        if value.len() > VARIABLE_VALUE_MAX {
-            return bad("values have at most 8 KiB");
-        }
-        if key.chars().any(char::is_control) || value.contains('\0') {
-            return bad("control characters are not allowed");
-        }
-        if key.starts_with(proto::layout::RESERVED_ENVIRONMENT) && !exempt.contains(&key.as_str()) {
-            return bad("names that begin with OPENSHELL_ are reserved");
-        }
-    }
-    Ok(())
 }
 
 fn command(argv: &[String]) -> Result<(), String> {
@@ -285,6 +237,7 @@ fn limit(template: &SandboxTemplate, key: &str) -> Option<String> {
 mod tests {
     use super::*;
     use prost_types::Value;
+    use proto::budget::VARIABLE_VALUE_MAX;
 
     fn bounds() -> Bounds {
         Bounds { image: Some("debian".into()), vcpus: 1, max_vcpus: 4, memory_mib: 512, max_memory_mib: 8192 }
@@ -384,27 +337,5 @@ mod tests {
         assert!(named(&["Git"]).is_err());
         let many: Vec<_> = (0..=PROVIDERS_MAX).map(|number| format!("p{number}")).collect();
         assert!(providers(&many).unwrap_err().contains("at most"));
-    }
-
-    #[test]
-    fn names_are_short_dns_labels() {
-        for good in ["a", "dev", "a-b-1", "abcdefghijklmnopqrs"] {
-            assert_eq!(name(good), Ok(()));
-        }
-        for bad in ["", "abcdefghijklmnopqrst", "A", "a_b", "-a", "a-", "a--b", "a.b", "ä", "a\n", "../x"] {
-            assert!(name(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn reserved_and_malformed_variables_are_refused() {
-        let one = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
-        assert!(environment(&one("A", "b"), &[]).is_ok());
-        assert!(environment(&one("OPENSHELL_X", "b"), &[]).is_err());
-        assert!(environment(&one("OPENSHELL_PYFUNC_B64", "b"), &["OPENSHELL_PYFUNC_B64"]).is_ok());
-        assert!(environment(&one("A=B", "b"), &[]).is_err());
-        assert!(environment(&one("A", &"x".repeat(VARIABLE_VALUE_MAX + 1)), &[]).is_err());
-        let many = (0..=ENVIRONMENT_MAX).map(|i| (format!("K{i}"), String::new())).collect();
-        assert!(environment(&many, &[]).is_err());
     }
 }
