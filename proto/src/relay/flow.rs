@@ -87,8 +87,8 @@ impl Incoming {
 impl Room {
     fn taken(&self, charge: u32) {
         self.bytes.add_permits(charge as usize);
-        // Wraps where nobody counts, and nobody looks at it there.
-        if self.owed.fetch_add(charge, Ordering::Relaxed).wrapping_add(charge) >= GIVEN_BACK {
+        // After the room is there, for who reads it to give credit. It wraps where nobody counts, and nobody waits there.
+        if self.owed.fetch_add(charge, Ordering::Release).wrapping_add(charge) >= GIVEN_BACK {
             self.due.notify_one();
         }
     }
@@ -153,10 +153,8 @@ impl Flow {
                 // The end of the stream is that of the data.
                 None => break None,
             };
-            match received {
-                Ok(()) if queue.is_none() => self.ended.notify_one(),
-                Ok(()) => {}
-                Err(status) => break Some(status),
+            if let Err(status) = received {
+                break Some(status);
             }
         };
         if let Some(status) = broken {
@@ -199,6 +197,7 @@ impl Flow {
         }
         if frame.end {
             *queue = None;
+            self.ended.notify_one();
         }
         Ok(())
     }
@@ -208,13 +207,10 @@ impl Flow {
         let giving = async {
             while let Some(peer) = &peer {
                 self.room.due.notified().await;
-                // More may have been taken, and told again, since it was last given back.
-                if self.room.owed.load(Ordering::Relaxed) < GIVEN_BACK {
-                    continue;
-                }
-                let owed = self.room.owed.swap(0, Ordering::Relaxed);
-                if peer.send(without_data(RelayFrame { credit: owed, ..RelayFrame::default() })).await.is_err() {
-                    break;
+                // A second notice may be of what was given back with the first.
+                if self.room.owed.load(Ordering::Relaxed) >= GIVEN_BACK {
+                    let credit = self.room.owed.swap(0, Ordering::Acquire);
+                    let _ = peer.send(without_data(RelayFrame { credit, ..RelayFrame::default() })).await;
                 }
             }
             std::future::pending().await

@@ -94,7 +94,8 @@ async fn a_reader_that_pauses_is_sent_its_credit_and_no_more() {
         let ((mut reader, _writer), (_incoming, outgoing), _carrying) = whole(RELAY_CREDIT);
         let piece = Bytes::from(vec![7; length]);
         let mut sent = 0;
-        while timeout(STUCK, outgoing.send(piece.clone())).await.is_ok() {
+        while let Ok(given) = timeout(STUCK, outgoing.send(piece.clone())).await {
+            given.expect("open");
             sent += 1;
         }
         // Besides what the peer queues: a piece in the channel and in the hand.
@@ -123,6 +124,39 @@ async fn frames_are_read_although_nobody_reads_the_data() {
     let credit = RelayFrame { credit: RELAY_CHUNK as u32, ..RelayFrame::default() };
     within("it reads", half.say.send(Ok(credit))).await.expect("open");
     assert!(matches!(within("a chunk", half.heard.recv()).await.expect("open").payload, Some(Payload::Data(_))));
+}
+
+#[tokio::test]
+async fn credit_is_given_for_what_was_taken_and_no_more() {
+    let mut half = half(RELAY_CREDIT);
+    let mut given = 0;
+    for _ in 0..2 {
+        for _ in 0..2 {
+            within("it reads", half.say.send(Ok(data_frame(chunk())))).await.expect("open");
+        }
+        for _ in 0..2 {
+            within("a chunk", half.incoming.recv()).await.expect("open").expect("data");
+        }
+        while let Ok(frame) = timeout(STUCK, half.heard.recv()).await {
+            given += frame.expect("open").credit as usize;
+        }
+    }
+    assert_eq!(given, 4 * RELAY_CHUNK);
+}
+
+#[tokio::test]
+async fn what_came_before_a_good_end_can_be_taken_long_after_it() {
+    let mut half = half(RELAY_CREDIT);
+    drop(half.outgoing);
+    within("it reads", half.say.send(Ok(data_frame(chunk())))).await.expect("open");
+    let end = RelayFrame { end: true, ..RelayFrame::default() };
+    within("it reads", half.say.send(Ok(end))).await.expect("open");
+    drop(half.say);
+    while within("its own end", half.heard.recv()).await.is_some() {}
+    within("nothing is left", half.carrying).await.expect("join");
+    let data = half.incoming.recv().await.expect("open").expect("data");
+    assert_eq!(data.len(), RELAY_CHUNK);
+    assert!(half.incoming.recv().await.is_none());
 }
 
 #[tokio::test]
